@@ -1,0 +1,73 @@
+"""Adapt CLIP with few labels, around the Cross-Modal Alignment loss.
+
+``import cma_tune`` itself loads nothing; touching a name below loads torch and nothing heavier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cma_tune.losses import CMALoss, cma_objective, cross_modal_entropy, gather_rows
+    from cma_tune.metrics import (
+        CollapseValues,
+        accuracy,
+        class_similarity,
+        collapse_values,
+        confidence_interval_95,
+        effective_rank,
+        entropy_difference_ratio,
+        feature_entropy,
+        gram_matrix,
+        harmonic_mean,
+        matrix_entropy,
+        modal_similarity,
+        mutual_information,
+        mutual_information_ratio,
+        per_class_accuracy,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CMALoss",
+    "CollapseValues",
+    "__version__",
+    "accuracy",
+    "class_similarity",
+    "cma_objective",
+    "collapse_values",
+    "confidence_interval_95",
+    "cross_modal_entropy",
+    "effective_rank",
+    "entropy_difference_ratio",
+    "feature_entropy",
+    "gather_rows",
+    "gram_matrix",
+    "harmonic_mean",
+    "matrix_entropy",
+    "modal_similarity",
+    "mutual_information",
+    "mutual_information_ratio",
+    "per_class_accuracy",
+]
+
+_LOSSES = {"CMALoss", "cma_objective", "cross_modal_entropy", "gather_rows"}
+
+
+if not TYPE_CHECKING:  # or a type checker would take any name for a public one
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(
+            import_module("cma_tune.losses" if name in _LOSSES else "cma_tune.metrics"), name
+        )
+        globals()[name] = value  # the next access finds it without coming here
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,223 @@
+"""Matrix entropy of a set of embeddings, and what follows from it.
+
+Every entropy is in nats and comes from eigenvalues alone: eigenvectors of a Gram matrix are not unique where
+eigenvalues repeat, so nothing here differentiates them. Half-precision inputs are computed in float32 and
+float64 stays float64, whatever autocast says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from torch import Tensor
+
+# Eigenvalues come with rounding of about one unit in the last place of the largest; below this share of the
+# trace they are noise around zero, whose logarithm would be noise in the gradient too.
+_FLOOR = {torch.float32: 1e-7, torch.float64: 1e-14}
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    r"""Gram matrix of the rows scaled to unit norm: :math:`K_{ij} = \cos(f_i, f_j)`.
+
+    A zero row has no direction: its row and column of the result are 0 (the diagonal too), and no gradient
+    reaches it. Rows whose norm is below the square root of the smallest normal number count as zero.
+
+    Args:
+        features: rows to compare, ``[..., N, D]``, floating point.
+
+    Returns:
+        ``[..., N, N]``, in float32 at least.
+
+    Raises:
+        ValueError: ``features`` is not a floating-point tensor of two or more dimensions.
+
+    Example:
+        >>> gram_matrix(torch.tensor([[2.0, 0.0], [0.0, 3.0], [5.0, 0.0]]))
+        tensor([[1., 0., 1.],
+                [0., 1., 0.],
+                [1., 0., 1.]])
+    """
+    _check_matrix(features, "features", "[..., N, D]")
+    with autocast_off(features):
+        unit = unit_rows(features)
+        return unit @ unit.mT
+
+
+def matrix_entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""Matrix entropy of a Gram matrix with unit diagonal.
+
+    .. math::
+        H_1(K) = -\sum_i \tfrac{\lambda_i}{N} \ln \tfrac{\lambda_i}{N}, \qquad
+        H_\alpha(K) = \tfrac{1}{1-\alpha} \ln \sum_i \bigl(\tfrac{\lambda_i}{N}\bigr)^\alpha
+
+    with :math:`\lambda_i` the eigenvalues of ``gram``. ``alpha=1`` is von Neumann's entropy (the limit),
+    ``alpha=2`` needs no eigenvalues: :math:`2\ln N - \ln\lVert K\rVert_F^2`. It is 0 for identical rows and
+    :math:`\ln N` for orthonormal ones. A matrix of zeros, or an empty one, has entropy 0. Where ``gram`` is
+    singular, the gradient along its null space is 0; the gradient with respect to *features* is then exact,
+    because features have no component there.
+
+    Args:
+        gram: positive semi-definite, ``[..., N, N]``, its diagonal 1 (of which only the symmetric part is
+            read).
+        alpha: order of Rényi's entropy, finite and above 0.
+
+    Returns:
+        Entropy in nats, ``[...]``, between 0 and ln N; nan where ``gram`` holds a non-finite value.
+
+    Raises:
+        ValueError: ``gram`` is not square or not floating point, or ``alpha`` is not finite and positive.
+
+    Source: Rényi's matrix entropy after Sánchez Giraldo, Rao and Príncipe, "Measures of entropy from data
+    using infinitely divisible kernels" (2014).
+
+    Example:
+        >>> round(matrix_entropy(torch.eye(4)).item(), 4)  # ln 4
+        1.3863
+        >>> matrix_entropy(torch.ones(4, 4), alpha=2.0).item()
+        0.0
+    """
+    check_gram(gram, "gram")
+    _check_alpha(alpha)
+    with autocast_off(gram):
+        gram = at_least_float32(gram)
+        gram = (gram + gram.mT) / 2
+        return _entropy(gram, gram.shape[-1], alpha)
+
+
+def feature_entropy(features: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""``matrix_entropy(gram_matrix(features), alpha)`` from the smaller of the N×N and the D×D problem.
+
+    :math:`FF^\top` and :math:`F^\top F` have the same non-zero eigenvalues, so more rows than dimensions cost
+    only a D×D problem.
+
+    Args:
+        features: rows, ``[..., N, D]``, floating point; scaled to unit norm here.
+        alpha: order of Rényi's entropy, finite and above 0.
+
+    Returns:
+        Entropy in nats, ``[...]``, between 0 and ln min(N, D).
+
+    Raises:
+        ValueError: ``features`` is not a floating-point tensor of two or more dimensions, or ``alpha`` is not
+            finite and positive.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(50, 1)
+        >>> round(feature_entropy(rows).item(), 4)  # ln 2
+        0.6931
+    """
+    _check_matrix(features, "features", "[..., N, D]")
+    _check_alpha(alpha)
+    with autocast_off(features):
+        unit = unit_rows(features)
+        rows, dims = unit.shape[-2:]
+        small = unit @ unit.mT if rows <= dims else unit.mT @ unit
+        return _entropy(small, rows, alpha)
+
+
+def effective_rank(gram: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""Effective rank :math:`\exp H_\alpha(K)`: how many orthogonal directions would have this entropy.
+
+    Args:
+        gram: positive semi-definite with unit diagonal, ``[..., N, N]``.
+        alpha: order of Rényi's entropy, finite and above 0.
+
+    Returns:
+        ``[...]``, between 1 and N.
+
+    Raises:
+        ValueError: as :func:`matrix_entropy`.
+
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (2007).
+
+    Example:
+        >>> round(effective_rank(torch.eye(4)).item(), 4)
+        4.0
+    """
+    return matrix_entropy(gram, alpha).exp()
+
+
+# The rest is shared by the metrics and losses of this package and is not part of its public names.
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows of ``[..., N, D]`` scaled to unit norm, in float32 at least; zero rows stay zero.
+
+    Dividing by a clamped norm would give a zero row a gradient of about 1/clamp; here it gets none.
+    """
+    features = at_least_float32(features)
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    # Below this the squares inside the norm underflow, and its value means nothing.
+    zero = norm < torch.finfo(norm.dtype).tiny ** 0.5
+    unit: Tensor = (features / norm.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+    return unit
+
+
+def spectrum(gram: Tensor) -> Tensor:
+    """Eigenvalues of symmetric ``[..., N, N]``, as ``[..., N]``; nan where a matrix holds a non-finite value.
+
+    LAPACK refuses a whole batch for one non-finite entry; a training loop is better served by a nan it can
+    name the step of.
+    """
+    finite = gram.isfinite().all(-1).all(-1)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram.where(finite[..., None, None], 0.0))
+    return eigenvalues.where(finite[..., None], math.nan)
+
+
+def shannon(shares: Tensor, floor: float | None = None) -> Tensor:
+    """−Σ p ln p over the last dimension, where shares up to ``floor`` count as 0 in value and gradient."""
+    floor = _FLOOR[shares.dtype] if floor is None else floor
+    # ln 1 = 0 stands in for 0 ln 0. Comparing this way round lets a nan through.
+    shares = shares.masked_fill(shares <= floor, 1.0)
+    return 0.0 - (shares * shares.log()).sum(-1)  # and not −x, which would turn 0 into −0
+
+
+def autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Context in which autocast leaves the precision of ``tensor``'s device alone."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 become float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def check_gram(gram: Tensor, name: str) -> None:
+    """Refuse what is not a floating-point tensor of square matrices."""
+    _check_matrix(gram, name, "[..., N, N]")
+    if gram.shape[-1] != gram.shape[-2]:
+        raise ValueError(f"Expected `{name}` to be square, [..., N, N], got shape {list(gram.shape)}.")
+
+
+def _check_matrix(tensor: Tensor, name: str, shape: str) -> None:
+    if not tensor.is_floating_point():
+        raise ValueError(f"Expected `{name}` to be floating point, got {tensor.dtype}.")
+    if tensor.ndim < 2:
+        raise ValueError(f"Expected `{name}` of shape {shape}, got shape {list(tensor.shape)}.")
+
+
+def _check_alpha(alpha: float) -> None:
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"Expected `alpha` to be finite and above 0, got {alpha}.")
+
+
+def _entropy(gram: Tensor, rows: int, alpha: float) -> Tensor:
+    """Entropy of ``gram / rows``; ``gram`` may also be the D×D matrix with the same non-zero spectrum."""
+    if rows == 0:
+        return gram.sum((-1, -2))  # nothing to sum: 0, on the graph
+    if alpha == 2:
+        # Not Σp² but the sum of squares of the entries of K/N, which is the same.
+        return _log_of_sum((gram / rows).square().sum((-1, -2)), alpha)
+    shares = spectrum(gram) / rows
+    if alpha == 1:
+        return shannon(shares)
+    noise = shares <= _FLOOR[shares.dtype]
+    return _log_of_sum((shares.masked_fill(noise, 1.0) ** alpha).masked_fill(noise, 0.0).sum(-1), alpha)
+
+
+def _log_of_sum(total: Tensor, alpha: float) -> Tensor:
+    # Only a matrix of zeros has no share above 0; it gets entropy 0 and no gradient, as for alpha = 1.
+    entropy = total.masked_fill(total == 0, 1.0).log() / (1 - alpha) + 0.0  # −0 becomes 0
+    return entropy.where(total.isfinite(), math.nan)
