@@ -1,0 +1,1 @@
+"""open_clip backbones, frozen: images to features, token embeddings to features."""

@@ -1,0 +1,338 @@
+"""What a run is: plain dataclasses that YAML files and flags fill. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+from cma_tune.errors import UserError
+
+# Optional[…] and Union[…] below: the command line reads these annotations at run time, on Python 3.10 too.
+
+Weight = Union[float, Literal["recipe"]]
+"""λ, or "recipe": the release's λ for this dataset and these shots."""
+
+RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
+    "caltech101": {0: 0.8},
+    "dtd": {1: 0.4, 2: 0.4, 4: 0.7, 8: 0.7, 16: 0.7},
+    "eurosat": {0: 0.1},
+    "fgvc_aircraft": {0: 0.8},
+    "food101": {0: 0.8},
+    "imagenet": {0: 0.1},
+    "oxford_flowers": {0: 0.7},
+    "oxford_pets": {0: 0.9},
+    "stanford_cars": {0: 0.1},
+    "sun397": {0: 0.2},
+    "ucf101": {1: 0.8, 2: 0.8, 4: 0.8, 8: 0.6, 16: 0.6},
+}
+"""λ of the authors' release per dataset and shots (0: whatever the shots), for the release's form of the loss."""
+
+
+def recipe_weight(dataset: str, shots: int) -> float:
+    """The release's λ.
+
+    Raises:
+        UserError: the release has none for this dataset or these shots.
+    """
+    weights = RELEASE_WEIGHTS.get(dataset, {})
+    if 0 not in weights and shots not in weights:
+        raise UserError(
+            f"Expected a λ of the release for '{dataset}' at {shots} shots, but it has none; "
+            "give numbers with --weights, or choose on validation images with --select-weight."
+        )
+    return weights.get(shots, weights.get(0, 0.0))
+
+
+def recipe_epochs(dataset: str, shots: int) -> int:
+    """CoOp's epochs: 50 for ImageNet and 1 shot, 100 for 2 to 4 shots, 200 above."""
+    if dataset == "imagenet" or shots == 1:
+        return 50
+    return 100 if shots <= 4 else 200
+
+
+@dataclass
+class ContextConfig:
+    """The learned context.
+
+    Attributes:
+        tokens: number of context tokens.
+        position: place of the class name.
+        per_class: one context per class.
+        words: start from these words instead of at random; their number of tokens replaces `tokens`.
+    """
+
+    tokens: int = 16
+    position: Literal["end", "middle", "front"] = "end"
+    per_class: bool = False
+    words: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule.
+
+    Attributes:
+        epochs: passes over the few-shot images; by default CoOp's number for the shots.
+        batch_size: global, over all processes.
+        lr: peak learning rate of SGD.
+        warmup_lr: learning rate of the first epoch.
+        momentum: of SGD.
+        weight_decay: of SGD.
+    """
+
+    epochs: Optional[int] = None  # noqa: UP045
+    batch_size: int = 32
+    lr: float = 0.002
+    warmup_lr: float = 1e-5
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass
+class LossConfig:
+    """Form of the CMA loss: the paper's is sum without normalisation, the release's mean with it.
+
+    Attributes:
+        reduction: over the classes present in a batch.
+        normalize: divide a group's entropy by the logarithm of its size.
+    """
+
+    reduction: Literal["sum", "mean"] = "sum"
+    normalize: bool = False
+
+
+@dataclass
+class AugmentConfig:
+    """Training crops.
+
+    Attributes:
+        scale_min: smallest share of the image's area that is cut out.
+        flip: probability of a horizontal flip.
+    """
+
+    scale_min: float = 0.08
+    flip: float = 0.5
+
+
+@dataclass
+class SourceConfig:
+    """Columns and parts of folder:, csv: and hub: datasets.
+
+    Attributes:
+        image_column: holds the image (hub) or its path (csv; "path" by default).
+        label_column: holds the class.
+        split_column: csv column that says train, val or test.
+        train_split: name of the training part.
+        val_split: name of the validation part.
+        test_split: name of the test part.
+        class_names: file with one class name a line, in label order.
+    """
+
+    image_column: str = "image"
+    label_column: str = "label"
+    split_column: str = "split"
+    train_split: str = "train"
+    val_split: str = "val"
+    test_split: str = "test"
+    class_names: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class ZeroShotConfig:
+    """Zero-shot accuracy of a backbone with a dataset's templates.
+
+    Attributes:
+        dataset: digits, shapes, a catalogue name, folder:PATH, csv:FILE or hub:REPO.
+        data_root: folder that holds the datasets' folders.
+        source: columns and parts of general sources.
+        templates: prompts with one {} each, averaged; by default the dataset's.
+        backbone: embedded, an open_clip model, hf-hub:ORG/REPO or local-dir:FOLDER.
+        pretrained: tag or checkpoint file for an open_clip model.
+        model_config: JSON file of an own open_clip architecture.
+        output: folder of the results.
+        features_dir: folder of stored image features; by default inside the output folder.
+        workers: processes that decode images.
+        mixed_precision: by default accelerate's setting.
+        eval_batch_size: images per step in evaluation and encoding.
+    """
+
+    dataset: str = "digits"
+    data_root: str = "data"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    templates: list[str] = field(default_factory=list)
+    backbone: str = "embedded"
+    pretrained: Optional[str] = None  # noqa: UP045
+    model_config: Optional[str] = None  # noqa: UP045
+    output: str = "runs"
+    features_dir: Optional[str] = None  # noqa: UP045
+    workers: int = 0
+    mixed_precision: Optional[Literal["no", "fp16", "bf16"]] = None  # noqa: UP045
+    eval_batch_size: int = 100
+
+
+@dataclass
+class FewShotConfig(ZeroShotConfig):
+    """Few-shot adaptation: every combination of shots, seeds and λ is one run.
+
+    Attributes:
+        learner: the method.
+        context: the learned context.
+        shots: training images per class.
+        seeds: of picks, start and noise.
+        weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
+        select_weight: choose among the λ on the few-shot validation images.
+        allow_fewer_shots: take all images of classes with fewer than the shots.
+        loss: form of the CMA loss.
+        optim: optimiser and schedule.
+        augment: training crops.
+        train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
+        views: crops per image for stored training features; 0 is the test transform.
+        checkpoint_every: also save every so many steps; 0 saves at epoch boundaries.
+        resume: go on from checkpoints and skip finished runs.
+        tracker: accelerate tracker, such as tensorboard.
+    """
+
+    learner: Literal["coop", "cocoop"] = "coop"
+    context: ContextConfig = field(default_factory=ContextConfig)
+    shots: list[int] = field(default_factory=lambda: [16])
+    seeds: list[int] = field(default_factory=lambda: [1])
+    weights: list[Weight] = field(default_factory=lambda: [0.0])
+    select_weight: bool = False
+    allow_fewer_shots: bool = False
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train_features: Literal["live", "stored"] = "live"
+    views: int = 0
+    checkpoint_every: int = 0
+    resume: bool = True
+    tracker: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class BaseToNovelConfig(FewShotConfig):
+    """Learn on the base half of the classes, test on both halves. Fields as in few-shot."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a protocol: its config with the sweep axes fixed.
+
+    Attributes:
+        protocol: zero-shot, few-shot or base-to-novel.
+        config: the config; its lists hold one value each, and λ is a number.
+    """
+
+    protocol: str
+    config: Union[ZeroShotConfig, FewShotConfig]  # noqa: UP007
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: the config without where and how it is computed."""
+        content = asdict(self.config)
+        elsewhere = ("output", "features_dir", "data_root", "workers", "eval_batch_size", "checkpoint_every", "resume", "tracker")
+        for name in elsewhere:
+            content.pop(name, None)
+        return {"protocol": self.protocol, **content}
+
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def folder(self) -> Path:
+        """Where the run leaves its record."""
+        config = self.config
+        place = Path(config.output) / self.protocol / slug(config.dataset) / slug(_backbone_name(config))
+        if not isinstance(config, FewShotConfig):
+            return place / "zero_shot"
+        method = config.learner if config.weights[0] == 0 else f"{config.learner}+cma-{config.weights[0]:g}"
+        if config.select_weight:
+            method = f"{config.learner}+cma-selected"
+        return place / method / f"shots{config.shots[0]}" / f"seed{config.seeds[0]}"
+
+
+def _backbone_name(config: ZeroShotConfig) -> str:
+    if config.backbone.startswith("local-dir:"):
+        return Path(config.backbone.removeprefix("local-dir:")).resolve().name
+    return f"{config.backbone}-{Path(config.pretrained).stem}" if config.pretrained else config.backbone
+
+
+def slug(text: str) -> str:
+    """`text` as a folder name."""
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip("_") or "_"
+
+
+def check(config: ZeroShotConfig) -> None:
+    """Check all values before anything is loaded.
+
+    Raises:
+        UserError: naming the flag, what is expected and what came.
+    """
+    _at_least("workers", config.workers, 0)
+    _at_least("eval_batch_size", config.eval_batch_size, 1)
+    if not isinstance(config, FewShotConfig):
+        return
+    for name, values in (("shots", config.shots), ("seeds", config.seeds), ("weights", config.weights)):
+        if not values:
+            raise UserError(f"Expected at least one value for --{name}, got none.")
+        if len(set(values)) < len(values):
+            raise UserError(f"Expected every value of --{name} once, got {values}.")
+    for shots in config.shots:
+        _at_least("shots", shots, 1)
+    for seed in config.seeds:
+        _at_least("seeds", seed, 0)
+    for weight in config.weights:
+        if not isinstance(weight, str) and not 0 <= weight <= 1:
+            raise UserError(f"Expected λ between 0 and 1 in --weights, got {weight}.")
+    if "recipe" in config.weights and (config.loss.reduction, config.loss.normalize) != ("mean", True):
+        raise UserError(
+            "Expected the release's form of the loss for its λ (--loss.reduction mean --loss.normalize true), "
+            f"got reduction {config.loss.reduction} and normalize {str(config.loss.normalize).lower()}; "
+            "use a config of configs/ or numbers in --weights."
+        )
+    if config.select_weight and len(config.weights) < 2:
+        raise UserError(f"Expected several λ in --weights to select among, got {config.weights}.")
+    _at_least("context.tokens", config.context.tokens, 1)
+    _at_least("views", config.views, 0)
+    _at_least("checkpoint_every", config.checkpoint_every, 0)
+    _at_least("optim.batch_size", config.optim.batch_size, 1)
+    if config.optim.epochs is not None:
+        _at_least("optim.epochs", config.optim.epochs, 1)
+    if config.optim.lr <= 0:
+        raise UserError(f"Expected --optim.lr above 0, got {config.optim.lr}.")
+    if not 0 < config.augment.scale_min <= 1:
+        raise UserError(f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}.")
+    if not 0 <= config.augment.flip <= 1:
+        raise UserError(f"Expected --augment.flip between 0 and 1, got {config.augment.flip}.")
+
+
+def _at_least(flag: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
+
+
+def expand(protocol: str, config: FewShotConfig) -> list[Run]:
+    """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
+
+    Raises:
+        UserError: the release has no λ for the dataset.
+    """
+    runs: dict[str, Run] = {}
+    for shots in config.shots:
+        for weight in config.weights:
+            number = recipe_weight(config.dataset, shots) if isinstance(weight, str) else float(weight)
+            for seed in config.seeds:
+                epochs = config.optim.epochs or recipe_epochs(config.dataset, shots)
+                one = replace(
+                    config,
+                    shots=[shots],
+                    seeds=[seed],
+                    weights=[number],
+                    select_weight=False,
+                    optim=replace(config.optim, epochs=epochs),
+                )
+                run = Run(protocol, one)
+                runs[run.digest()] = run  # a number and "recipe" may mean the same λ
+    return list(runs.values())

@@ -1,0 +1,1 @@
+"""Datasets: what the eleven are, splits, few-shot picks, where images come from, stored features."""

@@ -1,0 +1,204 @@
+"""The eleven datasets of the prompt-learning literature: folders, split files, templates, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cma_tune.data.builtin import BUILTIN_NAMES
+from cma_tune.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One dataset in the community's folder layout (CoOp's DATASETS.md).
+
+    Attributes:
+        folder: folder below the data root that holds the split file.
+        images: image folder, relative to `folder`; paths in the split file are relative to it.
+        split_file: name of the split file in `folder`, or None where the literature has none.
+        split_drive_id: id of the split file on Google Drive.
+        template: zero-shot prompt with one ``{}`` for the class name.
+        classes: number of classes.
+        sizes: images in train, validation and test.
+    """
+
+    name: str
+    folder: str
+    images: str
+    split_file: str | None
+    split_drive_id: str | None
+    template: str
+    classes: int
+    sizes: tuple[int, int, int] | None
+
+    def where_to_get_split(self) -> str:
+        """A sentence on where the split file comes from."""
+        return f"get it from https://drive.google.com/file/d/{self.split_drive_id} and put it there"
+
+
+_PHOTO = "a photo of a {}."
+
+CATALOG: dict[str, CatalogEntry] = {
+    entry.name: entry
+    for entry in (
+        CatalogEntry("imagenet", "imagenet", "images", None, None, _PHOTO, 1000, None),
+        CatalogEntry(
+            "caltech101",
+            "caltech-101",
+            "101_ObjectCategories",
+            "split_zhou_Caltech101.json",
+            "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
+            _PHOTO,
+            100,
+            (4128, 1649, 2465),
+        ),
+        CatalogEntry(
+            "oxford_pets",
+            "oxford_pets",
+            "images",
+            "split_zhou_OxfordPets.json",
+            "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
+            "a photo of a {}, a type of pet.",
+            37,
+            (2944, 736, 3669),
+        ),
+        CatalogEntry(
+            "stanford_cars",
+            "stanford_cars",
+            ".",
+            "split_zhou_StanfordCars.json",
+            "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
+            _PHOTO,
+            196,
+            (6509, 1635, 8041),
+        ),
+        CatalogEntry(
+            "oxford_flowers",
+            "oxford_flowers",
+            "jpg",
+            "split_zhou_OxfordFlowers.json",
+            "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
+            "a photo of a {}, a type of flower.",
+            102,
+            (4093, 1633, 2463),
+        ),
+        CatalogEntry(
+            "food101",
+            "food-101",
+            "images",
+            "split_zhou_Food101.json",
+            "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
+            "a photo of {}, a type of food.",
+            101,
+            (50500, 20200, 30300),
+        ),
+        CatalogEntry(
+            "fgvc_aircraft",
+            "fgvc_aircraft",
+            "images",
+            None,
+            None,
+            "a photo of a {}, a type of aircraft.",
+            100,
+            (3334, 3333, 3333),
+        ),
+        CatalogEntry(
+            "sun397",
+            "sun397",
+            "SUN397",
+            "split_zhou_SUN397.json",
+            "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
+            _PHOTO,
+            397,
+            (15880, 3970, 19850),
+        ),
+        CatalogEntry(
+            "dtd",
+            "dtd",
+            "images",
+            "split_zhou_DescribableTextures.json",
+            "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
+            "{} texture.",
+            47,
+            (2820, 1128, 1692),
+        ),
+        CatalogEntry(
+            "eurosat",
+            "eurosat",
+            "2750",
+            "split_zhou_EuroSAT.json",
+            "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
+            "a centered satellite photo of {}.",
+            10,
+            (13500, 5400, 8100),
+        ),
+        CatalogEntry(
+            "ucf101",
+            "ucf101",
+            "UCF-101-midframes",
+            "split_zhou_UCF101.json",
+            "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
+            "a photo of a person doing {}.",
+            101,
+            (7639, 1898, 3783),
+        ),
+    )
+}
+
+SOURCE_PREFIXES = ("folder:", "csv:", "hub:")
+"""General sources: ``folder:PATH``, ``csv:FILE``, ``hub:REPO_OR_FOLDER``."""
+
+
+def known_names() -> list[str]:
+    """Every dataset that can be named without a prefix: the embedded ones, then the eleven."""
+    return [*BUILTIN_NAMES, *CATALOG]
+
+
+def check_dataset_name(name: str) -> None:
+    """Check a ``--dataset`` value without loading anything.
+
+    Raises:
+        UserError: the name is unknown (with the nearest known one), or needs more than a split file.
+    """
+    if name.startswith(SOURCE_PREFIXES):
+        if not name.split(":", 1)[1]:
+            raise UserError(f"Expected a path or repository after '{name}', got nothing.")
+        return
+    if name not in known_names():
+        raise UserError(
+            f"Expected a dataset out of {', '.join(known_names())}, or folder:PATH, csv:FILE, hub:REPO, "
+            f"got '{name}'{nearest(name, known_names())}."
+        )
+    if name in CATALOG and CATALOG[name].split_file is None:
+        raise UserError(
+            f"Expected a dataset with a split file, got '{name}', whose split the literature takes from elsewhere "
+            "and which can't be read from the folder layout yet; use folder:PATH or csv:FILE for it."
+        )
+
+
+def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
+    """Paths of the split file and the image folder below `root`.
+
+    Raises:
+        UserError: one of them is missing, with where to get it.
+    """
+    folder = root / entry.folder
+    if not folder.is_dir():
+        raise UserError(
+            f"Expected the folder of '{entry.name}' at {folder}, but it does not exist; "
+            f"put the images into {folder / entry.images} or name another --data-root."
+        )
+    assert entry.split_file is not None
+    split_file = folder / entry.split_file
+    if not split_file.is_file():
+        raise UserError(
+            f"Expected the split file of '{entry.name}' at {split_file}, but it does not exist; "
+            f"{entry.where_to_get_split()}."
+        )
+    images = folder / entry.images
+    if not images.is_dir():
+        raise UserError(
+            f"Expected the images of '{entry.name}' in {images}, but there is no such folder; unpack them there."
+        )
+    return split_file, images

@@ -1,0 +1,84 @@
+"""CoCoOp: a context shifted by a small network of the image (Zhou et al. 2022, CVPR)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.prompts import insert_context
+from cma_tune.errors import UserError
+from cma_tune.learners.coop import ContextLearner, ContextOptions
+
+MAX_PROMPTS = 4096
+"""Prompts that go through the text tower at once; more images are taken in turns."""
+
+
+class CoCoOp(ContextLearner):
+    """Context of image x: v_m + π(x), with the meta-net π = Linear(D→D/16), ReLU, Linear(→W) (CoCoOp, eq. 4).
+
+    Raises:
+        UserError: `options` ask for class-specific contexts.
+    """
+
+    name = "cocoop"
+    conditioned_on_image = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        options: ContextOptions | None = None,
+        seed: int = 0,
+        context: nn.Parameter | None = None,
+        meta_net: nn.Sequential | None = None,
+    ) -> None:
+        if options is not None and options.per_class:
+            raise UserError("Expected a shared context for CoCoOp, got class-specific ones; set --context.per_class false.")
+        super().__init__(backbone, class_names, options, seed, context)
+        if meta_net is None:
+            meta_net = _meta_net(self._feature_width(), backbone.tower.width, seed).to(backbone.device)
+        self.meta_net = meta_net
+
+    def _feature_width(self) -> int:
+        with torch.no_grad():
+            return int(self.backbone.tower(self.embeddings[:1], self.ids[:1]).shape[-1])
+
+    def text_features(self, image_features: Tensor | None = None) -> Tensor:
+        """Class embeddings ``[B, C, D]`` for image features ``[B, D]``."""
+        if image_features is None:
+            raise ValueError("Expected image features: CoCoOp's text is conditioned on the image, got None.")
+        shift = self.meta_net(image_features.to(self.context.dtype))  # [B, W]
+        contexts = self.context + shift[:, None, :]  # [B, M, W]
+        classes = len(self.class_names)
+        if not len(contexts):
+            return image_features.new_zeros(0, classes, image_features.shape[-1]) + 0 * contexts.sum()
+        images = max(1, MAX_PROMPTS // classes)
+        chunks = contexts.split(images)
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._encode_images(chunk) for chunk in chunks])
+        # Recomputed in the backward pass, so that memory does not grow with the batch.
+        return torch.cat([checkpoint(self._encode_images, chunk, use_reentrant=False) for chunk in chunks])
+
+    def _encode_images(self, contexts: Tensor) -> Tensor:
+        """Class embeddings ``[B, C, D]`` under one context per image ``[B, M, W]``."""
+        images, classes = len(contexts), len(self.class_names)
+        per_prompt = contexts.repeat_interleave(classes, dim=0)  # [B·C, M, W]
+        embeddings = insert_context(self.embeddings.repeat(images, 1, 1), self.slots.repeat(images, 1), per_prompt)
+        features = self.backbone.encode_prompts(embeddings, self.ids.repeat(images, 1))
+        return features.reshape(images, classes, -1)
+
+    def for_classes(self, class_names: Sequence[str]) -> CoCoOp:
+        """The learned context and meta-net over other names; the parameters are shared, not copied."""
+        return CoCoOp(self.backbone, class_names, self.options, context=self.context, meta_net=self.meta_net)
+
+
+def _meta_net(features: int, width: int, seed: int) -> nn.Sequential:
+    """The meta-net with torch's default start, drawn from `seed` without touching the global generator."""
+    hidden = max(1, features // 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, width))

@@ -1,0 +1,120 @@
+"""CoOp: learned context tokens before, around or after the class name (Zhou et al. 2022, IJCV)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.prompts import Position, insert_context, place_context
+from cma_tune.errors import UserError
+from cma_tune.learners.base import Learner
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """The learned context.
+
+    Attributes:
+        tokens: number of context tokens M (set by `words` where given).
+        position: place of the class name.
+        per_class: one context per class instead of a shared one.
+        words: start from the embeddings of these words instead of N(0, 0.02²).
+    """
+
+    tokens: int = 16
+    position: Position = "end"
+    per_class: bool = False
+    words: str | None = None
+
+
+def initial_context(backbone: Backbone, options: ContextOptions, classes: int, seed: int) -> Tensor:
+    """Context vectors ``[M, W]``, or ``[C, M, W]`` per class, in float32.
+
+    Raises:
+        UserError: `words` holds none, or there are no context tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if options.words is not None:
+        ids = backbone.tokenizer.words(options.words.replace("_", " "))
+        if not ids:
+            raise UserError(f"Expected words to start the context from, got '{options.words}'.")
+        with torch.no_grad():
+            context = backbone.tower.token_embeddings(torch.tensor([ids], device=backbone.device))[0].float().cpu()
+        return context.expand(classes, -1, -1).clone() if options.per_class else context.clone()
+    if options.tokens < 1:
+        raise UserError(f"Expected at least 1 context token, got {options.tokens}; use zero-shot for none.")
+    shape = (options.tokens, backbone.tower.width)
+    # Drawn on the CPU, so that a device does not change the start.
+    return 0.02 * torch.randn((classes, *shape) if options.per_class else shape, generator=generator)
+
+
+class ContextLearner(Learner):
+    """Prompts with room for a context; base of the methods that learn one.
+
+    Args:
+        backbone: the frozen model.
+        class_names: the classes.
+        options: the context's form.
+        seed: of the random start.
+        context: context vectors to take instead of a start of their own.
+
+    Raises:
+        UserError: a prompt is too long for the text tower, naming the class.
+    """
+
+    ids: Tensor
+    slots: Tensor
+    embeddings: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        options: ContextOptions | None = None,
+        seed: int = 0,
+        context: nn.Parameter | None = None,
+    ) -> None:
+        super().__init__(backbone, class_names)
+        self.options = options = options or ContextOptions()
+        if context is None:
+            start = initial_context(backbone, options, len(class_names), seed).to(backbone.device)
+            context = nn.Parameter(start)
+        self.context = context
+        layout = place_context(backbone.tokenizer, class_names, context.shape[-2], options.position)
+        ids = layout.ids.to(backbone.device)
+        with torch.no_grad():
+            embeddings = backbone.tower.token_embeddings(ids)[:, : backbone.tower.needed_length(ids)]
+        self.register_buffer("ids", ids, persistent=False)
+        self.register_buffer("slots", layout.slots.to(backbone.device), persistent=False)
+        self.register_buffer("embeddings", embeddings, persistent=False)
+
+    def encode(self, context: Tensor) -> Tensor:
+        """Text features ``[C, D]`` of unit length under a context ``[M, W]`` or ``[C, M, W]``."""
+        return self.backbone.encode_prompts(insert_context(self.embeddings, self.slots, context), self.ids)
+
+
+class CoOp(ContextLearner):
+    """One context, shared by all classes or one per class, learned through the frozen text tower."""
+
+    name = "coop"
+
+    def text_features(self, image_features: Tensor | None = None) -> Tensor:
+        """Class embeddings ``[C, D]`` under the learned context."""
+        return self.encode(self.context)
+
+    def for_classes(self, class_names: Sequence[str]) -> CoOp:
+        """The learned context over other names; the parameter is shared, not copied.
+
+        Raises:
+            UserError: the context is class-specific.
+        """
+        if self.options.per_class:
+            raise UserError(
+                "Expected a shared context to put on other class names, got class-specific contexts, "
+                "which belong to the classes they were learned on; learn with --context.per_class false."
+            )
+        return CoOp(self.backbone, class_names, self.options, context=self.context)

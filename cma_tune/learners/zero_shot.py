@@ -1,0 +1,46 @@
+"""Zero-shot CLIP: class embeddings from templates, nothing learned (Radford et al. 2021, sec. 3.1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.data.splits import prompt_name
+from cma_tune.learners.base import Learner
+
+
+class ZeroShot(Learner):
+    """Class embeddings are the normalised mean over templates of the normalised text features.
+
+    Args:
+        backbone: the frozen model.
+        class_names: the classes; underscores become spaces.
+        templates: prompts with one ``{}`` each.
+
+    Raises:
+        UserError: a prompt is longer than the text tower takes.
+    """
+
+    name = "zero_shot"
+    embeddings: Tensor
+
+    def __init__(self, backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> None:
+        super().__init__(backbone, class_names)
+        self.templates = tuple(templates)
+        names = [prompt_name(name) for name in class_names]
+        per_template = [
+            backbone.encode_texts([template.format(name) for name in names]) for template in templates
+        ]
+        mean = nn.functional.normalize(torch.stack(per_template).mean(dim=0), dim=-1)
+        self.register_buffer("embeddings", mean, persistent=False)
+
+    def text_features(self, image_features: Tensor | None = None) -> Tensor:
+        """Class embeddings ``[C, D]``."""
+        return self.embeddings
+
+    def for_classes(self, class_names: Sequence[str]) -> ZeroShot:
+        """The same templates over other names."""
+        return ZeroShot(self.backbone, class_names, self.templates)

@@ -1,0 +1,127 @@
+"""What a run gave: one ``record.json``, and finding them again. Standard library only."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cma_tune.config import Run
+from cma_tune.errors import UserError
+from cma_tune.files import read_json, write_json
+
+FILE, FORMAT = "record.json", 1
+
+
+@dataclass
+class Record:
+    """One finished run.
+
+    Attributes:
+        run: digest of what the run is.
+        protocol: zero-shot, few-shot or base-to-novel.
+        config: the whole config, λ as a number, one value per sweep axis.
+        dataset: name, where the split comes from, its digest, the digest of the picks, images per part.
+        backbone: name, digests of weights and preprocessing.
+        figures: accuracies in percent, class and modal similarity.
+        per_class: percent per class name, by part.
+        training: steps, mean loss terms of the last epoch, seconds.
+        selection: how λ was chosen, for runs with a chosen λ.
+        versions: of the package and what it stands on.
+    """
+
+    run: str
+    protocol: str
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+    backbone: dict[str, Any]
+    figures: dict[str, float]
+    per_class: dict[str, dict[str, float | None]]
+    training: dict[str, Any] = field(default_factory=dict)
+    selection: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def shots(self) -> int:
+        """Training images per class, 0 for zero-shot."""
+        return int(self.config["shots"][0]) if "shots" in self.config else 0
+
+    @property
+    def seed(self) -> int:
+        """Seed of the picks, 0 for zero-shot."""
+        return int(self.config["seeds"][0]) if "seeds" in self.config else 0
+
+    @property
+    def weight(self) -> float:
+        """λ, 0 for zero-shot."""
+        return float(self.config["weights"][0]) if "weights" in self.config else 0.0
+
+    @property
+    def learner(self) -> str:
+        """The method's key."""
+        return str(self.config.get("learner", "zero_shot"))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a record carries."""
+    packages = ("cma_tune", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def save_record(folder: Path, record: Record) -> None:
+    """Write the record, atomically."""
+    write_json(folder / FILE, asdict(record))
+
+
+def load_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        UserError: the file is not a record of this format.
+    """
+    content = read_json(path, "a record")
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+        raise UserError(f"Expected a record of format {FORMAT} at {path}, got something else; move it away.")
+    try:
+        return Record(**content)
+    except TypeError as error:
+        raise UserError(f"Expected a record at {path}, but its entries don't fit: {error}.") from None
+
+
+def finished_record(run: Run) -> Record | None:
+    """The record of `run` if it is finished, None if it has none.
+
+    Raises:
+        UserError: its folder holds another run's record.
+    """
+    path = run.folder() / FILE
+    if not path.is_file():
+        return None
+    record = load_record(path)
+    if record.run != run.digest():
+        mine, its = run.identity(), {"protocol": record.protocol, **record.config}
+        differing = [name for name in mine if name in its and mine[name] != its[name]]
+        raise UserError(
+            f"Expected no record or this run's record in {run.folder()}, got one of another run "
+            f"(it differs in {', '.join(differing) or 'its fields'}); choose another --output."
+        )
+    return record
+
+
+def find_records(folder: Path) -> Iterator[Record]:
+    """All records below `folder`, in the order of their paths.
+
+    Raises:
+        UserError: there is no such folder, or no record in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"Expected a folder with records at {folder}, but there is no such folder.")
+    paths = sorted(folder.rglob(FILE))
+    if not paths:
+        raise UserError(f"Expected {FILE} files below {folder}, got none; run a protocol with --output {folder}.")
+    for path in paths:
+        yield load_record(path)
