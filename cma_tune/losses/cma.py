@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cma_tune.losses._gather import gather_rows
 from cma_tune.losses._groups import class_groups, group_entropies
 from cma_tune.metrics._checks import check_labels_in_range, check_pairing, own_text
-from cma_tune.metrics.entropy import at_least_float32, autocast_off
+from cma_tune.metrics.entropy import autocast_off
 
 Reduction = Literal["sum", "mean"]
 
@@ -78,24 +78,25 @@ def cross_modal_entropy(
     check_labels_in_range(classes, text_features.shape[-2])
     conditioned = text_features.ndim == 3
     with autocast_off(image_features):
-        rows = at_least_float32(image_features)
+        dtype = torch.promote_types(image_features.dtype, text_features.dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
+        images = image_features.to(dtype)
         if conditioned:
-            text = own_text(text_features, classes.to(text_features.device, non_blocking=True))
-            # Side by side, so that one collective moves both.
-            rows = torch.cat([rows, at_least_float32(text)], dim=-1)
+            texts = own_text(text_features, classes.to(text_features.device, non_blocking=True)).to(dtype)
         if gather:
-            rows = gather_rows(rows)
             classes = gather_rows(labels.long()).cpu()
+            if conditioned:
+                # Side by side, so that one collective moves both.
+                images, texts = gather_rows(torch.cat([images, texts], dim=-1)).chunk(2, dim=-1)
+            else:
+                images = gather_rows(images)
         groups = class_groups(classes, texts_per_image=conditioned)
-        if conditioned:
-            rows = torch.cat(rows.chunk(2, dim=-1))
-        else:
+        if not conditioned:
             present = groups.classes.to(text_features.device, non_blocking=True)
-            text = at_least_float32(text_features.index_select(0, present))
-            rows = torch.cat([rows, text])
-        if rows.shape[0] == 0:
-            return rows.sum()
-        entropies, sizes = group_entropies(rows, groups)
+            texts = text_features.index_select(0, present).to(dtype)
+        if not groups.buckets:
+            return images.sum() + texts.sum()
+        entropies, sizes = group_entropies(images, texts, groups)
         if normalize:
             entropies = entropies / sizes.log()
         return entropies.sum() if reduction == "sum" else entropies.mean()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,8 @@ def matrix_entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
         alpha: order of Rényi's entropy, finite and above 0.
 
     Returns:
-        Entropy in nats, ``[...]``, between 0 and ln N; nan where ``gram`` holds a non-finite value.
+        Entropy in nats, ``[...]``, between 0 and ln N; nan where ``gram`` holds a non-finite value. Zero rows
+        leave shares that sum to less than 1; then an order above 1 can exceed ln N.
 
     Raises:
         ValueError: ``gram`` is not square or not floating point, or ``alpha`` is not finite and positive.
@@ -147,30 +149,38 @@ def unit_rows(features: Tensor) -> Tensor:
 
     Dividing by a clamped norm would give a zero row a gradient of about 1/clamp; here it gets none.
     """
-    features = at_least_float32(features)
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    # Below this the squares inside the norm underflow, and its value means nothing.
-    zero = norm < torch.finfo(norm.dtype).tiny ** 0.5
-    unit: Tensor = (features / norm.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+    unit: Tensor = _UnitRows.apply(at_least_float32(features))
     return unit
 
 
+def unit_scale(features: Tensor) -> Tensor:
+    """1/‖row‖ of ``[..., N, D]``, as ``[..., N, 1]``; 0 for zero rows."""
+    norm: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    # Below this the squares inside the norm underflow, and its value means nothing.
+    return norm.reciprocal().masked_fill(norm < torch.finfo(norm.dtype).tiny ** 0.5, 0.0)
+
+
 def spectrum(gram: Tensor) -> Tensor:
-    """Eigenvalues of symmetric ``[..., N, N]``, as ``[..., N]``; nan where a matrix holds a non-finite value.
-
-    LAPACK refuses a whole batch for one non-finite entry; a training loop is better served by a nan it can
-    name the step of.
-    """
-    finite = gram.isfinite().all(-1).all(-1)
-    eigenvalues: Tensor = torch.linalg.eigvalsh(gram.where(finite[..., None, None], 0.0))
-    return eigenvalues.where(finite[..., None], math.nan)
+    """Eigenvalues of symmetric ``[..., N, N]``, as ``[..., N]``; nan where a matrix is not finite."""
+    finite, gram = _finite(gram)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.where(finite, math.nan)
 
 
-def shannon(shares: Tensor, floor: float | None = None) -> Tensor:
-    """−Σ p ln p over the last dimension, where shares up to ``floor`` count as 0 in value and gradient."""
-    floor = _FLOOR[shares.dtype] if floor is None else floor
-    # ln 1 = 0 stands in for 0 ln 0. Comparing this way round lets a nan through.
-    shares = shares.masked_fill(shares <= floor, 1.0)
+def eigenpairs(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`spectrum` with eigenvectors as columns, ``[..., N, N]``; not to be differentiated."""
+    finite, gram = _finite(gram)
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    return eigenvalues.where(finite, math.nan), vectors
+
+
+def nonzero_shares(shares: Tensor) -> Tensor:
+    """Shares of a spectrum with those that are rounding noise put to 1: ln 1 = 0 stands in for 0 ln 0."""
+    return shares.masked_fill(shares <= _FLOOR[shares.dtype], 1.0)  # this way round a nan passes
+
+
+def shannon(shares: Tensor) -> Tensor:
+    """−Σ p ln p over the last dimension, for shares above 0."""
     return 0.0 - (shares * shares.log()).sum(-1)  # and not −x, which would turn 0 into −0
 
 
@@ -189,6 +199,33 @@ def check_gram(gram: Tensor, name: str) -> None:
     _check_matrix(gram, name, "[..., N, N]")
     if gram.shape[-1] != gram.shape[-2]:
         raise ValueError(f"Expected `{name}` to be square, [..., N, N], got shape {list(gram.shape)}.")
+
+
+class _UnitRows(torch.autograd.Function):
+    """x/‖x‖ with its gradient (g − y⟨g, y⟩)/‖x‖: half the passes over ``[N, D]`` that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        scale = unit_scale(features)
+        unit = features * scale
+        ctx.save_for_backward(unit, scale)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        unit, scale = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradients[0], unit)[..., None]
+        return torch.addcmul(gradients[0], unit, along, value=-1).mul_(scale)
+
+
+def _finite(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Which matrices are finite, ``[..., 1]``, and ``gram`` with the others put to 0.
+
+    LAPACK refuses a whole batch for one non-finite entry; a training loop is better served by a nan it can
+    name the step of.
+    """
+    finite = gram.isfinite().all(-1).all(-1)[..., None]
+    return finite, gram.where(finite[..., None], 0.0)
 
 
 def _check_matrix(tensor: Tensor, name: str, shape: str) -> None:
@@ -212,7 +249,7 @@ def _entropy(gram: Tensor, rows: int, alpha: float) -> Tensor:
         return _log_of_sum((gram / rows).square().sum((-1, -2)), alpha)
     shares = spectrum(gram) / rows
     if alpha == 1:
-        return shannon(shares)
+        return shannon(nonzero_shares(shares))
     noise = shares <= _FLOOR[shares.dtype]
     return _log_of_sum((shares.masked_fill(noise, 1.0) ** alpha).masked_fill(noise, 0.0).sum(-1), alpha)
 
