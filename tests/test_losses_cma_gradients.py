@@ -47,6 +47,28 @@ def test_gradcheck(conditioned: bool, normalize: bool, dims: int) -> None:
     assert torch.autograd.gradcheck(lambda i, t: loss(i, t, labels), inputs)
 
 
+@FORMS
+def test_a_frozen_side_gets_no_gradient_and_changes_none(conditioned: bool) -> None:
+    images, texts, labels = batch(9, 4, 16, conditioned=conditioned)
+    leaves = images.clone().requires_grad_(), texts.clone().requires_grad_()
+    both = torch.autograd.grad(cross_modal_entropy(leaves[0], leaves[1], labels), leaves)
+    (of_images,) = torch.autograd.grad(cross_modal_entropy(leaves[0], texts, labels), leaves[:1])
+    (of_texts,) = torch.autograd.grad(cross_modal_entropy(images, leaves[1], labels), leaves[1:])
+    assert torch.equal(of_images, both[0]) and torch.equal(of_texts, both[1])
+    assert not cross_modal_entropy(images, texts, labels).requires_grad
+    with torch.no_grad():  # eigenvalues without vectors: another routine, the same values to rounding
+        plain = cross_modal_entropy(leaves[0], leaves[1], labels)
+    torch.testing.assert_close(plain, cross_modal_entropy(leaves[0], leaves[1], labels), atol=1e-12, rtol=0)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    images, texts, labels = batch(6, 2, 8, conditioned=False)
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_modal_entropy(images, texts, labels), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad|not to have been used"):
+        torch.autograd.grad(gradient.sum(), images)
+
+
 def degenerate(kind: str, conditioned: bool) -> tuple[Tensor, Tensor, Tensor]:
     images, texts, labels = batch(8, 3, 6, conditioned=conditioned)
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])

@@ -216,7 +216,7 @@ def test_values_and_gradients_stay_finite(kind: str, alpha: float, dtype: torch.
 
 
 def test_zero_rows_have_no_direction() -> None:
-    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1e-30, 0.0]], requires_grad=True)
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [2e-20, 0.0]], requires_grad=True)
     gram = gram_matrix(features)
     torch.testing.assert_close(gram, torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]))
     (gradient,) = torch.autograd.grad((gram * torch.arange(9.0).view(3, 3)).sum(), features)
@@ -233,6 +233,13 @@ def test_non_finite_matrices_give_nan_beside_good_ones(alpha: float) -> None:
     gram[2, 0, 1] = math.inf
     values = matrix_entropy(gram, alpha)
     assert values[0].item() == pytest.approx(math.log(3)) and values[1:].isnan().all()
+
+
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    features = rows(4, 6).requires_grad_()
+    (gradient,) = torch.autograd.grad(feature_entropy(features), features, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad|not to have been used"):
+        torch.autograd.grad(gradient.sum(), features)
 
 
 # Invariances

@@ -39,7 +39,7 @@ def cross_modal_entropy(
     eigenvalues; here the value is the exact one, which differs by less than about 1e-3.
 
     A zero row has no direction: it counts as a row but adds nothing, and receives no gradient. An empty batch
-    gives 0, still on the graph.
+    gives 0, still on the graph. The loss can be differentiated once, not twice.
 
     Args:
         image_features: ``[B, D]``, floating point.

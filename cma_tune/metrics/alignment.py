@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cma_tune.metrics._checks import check_labels_in_range, check_pairing, own_text
-from cma_tune.metrics.entropy import autocast_off, unit_rows
+from cma_tune.metrics.entropy import unit_rows
 
 
 def class_similarity(image_features: Tensor, text_features: Tensor, labels: Tensor) -> Tensor:
@@ -30,9 +30,8 @@ def class_similarity(image_features: Tensor, text_features: Tensor, labels: Tens
     """
     check_pairing(image_features, text_features, labels)
     check_labels_in_range(labels.cpu(), text_features.shape[-2])
-    with autocast_off(image_features):
-        own = own_text(text_features, labels.to(text_features.device))
-        return (unit_rows(image_features) * unit_rows(own)).sum(-1).mean()
+    own = own_text(text_features, labels.to(text_features.device))
+    return (unit_rows(image_features) * unit_rows(own)).sum(-1).mean()
 
 
 def modal_similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ def modal_similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
         0.6
     """
     check_pairing(image_features, text_features)
-    with autocast_off(image_features):
-        # The mean over classes of cosines is the cosine's dot product with the mean unit row: no [B, C].
-        mean_text = unit_rows(text_features).mean(-2)
-        return (unit_rows(image_features) * mean_text).sum(-1).mean()
+    # The mean cosine over classes is the dot product with the mean unit row: no [B, C] is needed, and no matrix
+    # product, which autocast would take to half precision.
+    mean_text = unit_rows(text_features).mean(-2)
+    return (unit_rows(image_features) * mean_text).sum(-1).mean()

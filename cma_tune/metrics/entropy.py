@@ -1,8 +1,8 @@
 """Matrix entropy of a set of embeddings, and what follows from it.
 
 Every entropy is in nats and comes from eigenvalues alone: eigenvectors of a Gram matrix are not unique where
-eigenvalues repeat, so nothing here differentiates them. Half-precision inputs are computed in float32 and
-float64 stays float64, whatever autocast says.
+eigenvalues repeat, so nothing here differentiates them, and features can be differentiated once, not twice.
+Half-precision inputs are computed in float32 and float64 stays float64, whatever autocast says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Eigenvalues come with rounding of about one unit in the last place of the largest; below this share of the
 # trace they are noise around zero, whose logarithm would be noise in the gradient too.
@@ -212,6 +213,7 @@ class _UnitRows(torch.autograd.Function):
         return unit
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         unit, scale = ctx.saved_tensors
         along = torch.linalg.vecdot(gradients[0], unit)[..., None]
