@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,38 +160,59 @@ def check_dataset_name(name: str) -> None:
     """Check a ``--dataset`` value without loading anything.
 
     Raises:
-        UserError: the name is unknown (with the nearest known one), or needs more than a split file.
+        UserError: the name is unknown (with the nearest known one), or its dataset has no split file.
     """
     if name.startswith(SOURCE_PREFIXES):
         if not name.split(":", 1)[1]:
-            raise UserError(f"Expected a path or repository after '{name}', got nothing.")
+            raise UserError(f"Expected a path or repository after '{name}', got nothing; add it.")
         return
     if name not in known_names():
         raise UserError(
             f"Expected a dataset out of {', '.join(known_names())}, or folder:PATH, csv:FILE, hub:REPO, "
             f"got '{name}'{nearest(name, known_names())}."
         )
-    if name in CATALOG and CATALOG[name].split_file is None:
+    if name in CATALOG:
+        _split_file_name(CATALOG[name])
+
+
+def _split_file_name(entry: CatalogEntry) -> str:
+    if entry.split_file is None:
         raise UserError(
-            f"Expected a dataset with a split file, got '{name}', whose split the literature takes from elsewhere "
-            "and which can't be read from the folder layout yet; use folder:PATH or csv:FILE for it."
+            f"Expected a dataset with a split file, got '{entry.name}', whose split the literature takes "
+            "from elsewhere and which can't be read from the folder layout yet; "
+            "use folder:PATH or csv:FILE for it."
         )
+    return entry.split_file
+
+
+def check_templates(templates: Iterable[str]) -> None:
+    """Check prompt templates: one ``{}`` each, for the class name, and no other braces.
+
+    Raises:
+        UserError: naming the first template of another form.
+    """
+    for template in templates:
+        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+            raise UserError(
+                f"Expected one '{{}}' for the class name and no other braces in a template, "
+                f"got '{template}'; write it like '{_PHOTO}'."
+            )
 
 
 def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
     """Paths of the split file and the image folder below `root`.
 
     Raises:
-        UserError: one of them is missing, with where to get it.
+        UserError: one of them is missing, with where to get it, or the dataset has no split file.
     """
+    split_name = _split_file_name(entry)
     folder = root / entry.folder
     if not folder.is_dir():
         raise UserError(
             f"Expected the folder of '{entry.name}' at {folder}, but it does not exist; "
             f"put the images into {folder / entry.images} or name another --data-root."
         )
-    assert entry.split_file is not None
-    split_file = folder / entry.split_file
+    split_file = folder / split_name
     if not split_file.is_file():
         raise UserError(
             f"Expected the split file of '{entry.name}' at {split_file}, but it does not exist; "
@@ -199,6 +221,7 @@ def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
     images = folder / entry.images
     if not images.is_dir():
         raise UserError(
-            f"Expected the images of '{entry.name}' in {images}, but there is no such folder; unpack them there."
+            f"Expected the images of '{entry.name}' in {images}, but there is no such folder; "
+            "unpack them there."
         )
     return split_file, images

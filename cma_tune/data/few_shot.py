@@ -37,10 +37,13 @@ def few_shot_split(split: Split, shots: int, seed: int, allow_fewer: bool = Fals
     equal to the published index files for every seed from 0).
 
     Raises:
-        UserError: a class has fewer training images than `shots` and `allow_fewer` is off, or shots < 1.
+        UserError: a class has fewer training images than `shots` and `allow_fewer` is off, shots < 1 or
+            seed < 0.
     """
     if shots < 1:
         raise UserError(f"Expected at least 1 shot, got {shots}; use zero-shot for none.")
+    if seed < 0:  # Python's generator would silently give the picks of -seed
+        raise UserError(f"Expected a seed of at least 0, got {seed}.")
     if not allow_fewer:
         groups = by_class(split.train)
         few = {

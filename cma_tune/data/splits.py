@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cma_tune.errors import UserError
 from cma_tune.files import read_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image of a split: the key its source loads it by, and its class label."""
 
@@ -37,12 +37,20 @@ class Split:
 
     def digest(self) -> str:
         """SHA-256 over parts, keys, labels and class names, in order: equal digests are equal splits."""
-        content = {name: [[item.key, item.label] for item in items] for name, items in self.parts().items()}
-        content["class_names"] = [[name] for name in self.class_names]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+        parts = {name: [[item.key, item.label] for item in items] for name, items in self.parts().items()}
+        # Plain ASCII, because file names on disk need not be valid UTF-8.
+        return hashlib.sha256(json.dumps({**parts, "class_names": self.class_names}).encode()).hexdigest()
 
     def restricted_to(self, labels: Sequence[int]) -> Split:
-        """Only these classes, relabelled from 0 in the order given."""
+        """Only these classes, relabelled from 0 in the order given.
+
+        Raises:
+            ValueError: a label comes twice or has no class name.
+        """
+        if len(set(labels)) < len(labels) or not set(labels) <= set(range(len(self.class_names))):
+            raise ValueError(
+                f"Expected distinct labels from 0 to {len(self.class_names) - 1}, got {list(labels)}."
+            )
         new_label = {old: new for new, old in enumerate(labels)}
 
         def keep(items: Iterable[Item]) -> tuple[Item, ...]:
@@ -72,53 +80,63 @@ def base_novel_labels(classes: int) -> tuple[list[int], list[int]]:
 
 
 def check_split(split: Split, name: str) -> Split:
-    """Return `split` if every label has a class name, keys are unique within each part, and train and test hold images.
+    """Return `split` if its labels have class names and every image is where it should be.
+
+    Train and test must hold images, no image may come twice in a part, and no training image may come again
+    in validation or test. Validation may be test itself, as in the literature's ImageNet.
 
     Raises:
         UserError: otherwise, with what was found.
     """
     classes = len(split.class_names)
+    check_keys(split.parts(), name)
     for part, items in split.parts().items():
         wrong = sorted({item.label for item in items if not 0 <= item.label < classes})
         if wrong:
             raise UserError(
-                f"Expected labels 0 to {classes - 1} for the {classes} class names of '{name}', got {wrong[:3]} "
-                f"in its {part} part; make the labels match the class names."
+                f"Expected labels 0 to {classes - 1} for the {classes} class names of '{name}', "
+                f"got {', '.join(map(str, wrong[:3]))} in its {part} part; "
+                "make the labels match the class names."
             )
-        twice = [key for key, count in Counter(item.key for item in items).items() if count > 1]
-        if twice:
+        if not items and part != "val":
+            raise UserError(f"Expected images in the {part} part of '{name}', got none; check the split.")
+    return split
+
+
+def check_keys(parts: Mapping[str, Sequence[Item]], name: str) -> None:
+    """Check that no image comes twice in a part, and no training image again in another.
+
+    Raises:
+        UserError: otherwise, with the number of images and the first.
+    """
+    keys = {part: [item.key for item in items] for part, items in parts.items()}
+    trained_on = set(keys.get("train", ()))
+    for part, own in keys.items():
+        if len(set(own)) < len(own):
+            twice = [key for key, count in Counter(own).items() if count > 1]
             raise UserError(
                 f"Expected every image of '{name}' once in its {part} part, got {len(twice)} more than once "
                 f"(first: {twice[0]}); remove the repetitions."
             )
-    for part in ("train", "test"):
-        if not split.parts()[part]:
-            raise UserError(f"Expected images in the {part} part of '{name}', got none; check the split.")
-    return split
+        shared = [key for key in own if key in trained_on] if part != "train" else []
+        if shared:
+            raise UserError(
+                f"Expected no training image of '{name}' in its {part} part, got {len(shared)} "
+                f"(first: {shared[0]}); leave every image in one part."
+            )
 
 
 def read_coop_split(path: Path, name: str) -> Split:
     """Read a split file in CoOp's form: ``{"train"|"val"|"test": [[relative path, label, class name], …]}``.
 
     Raises:
-        UserError: the file has another form, or one label carries two class names.
+        UserError: the file has another form, labels leave gaps, one label carries two class names, or the
+            split fails `check_split`.
     """
     content = read_json(path, f"the split file of '{name}'")
     names: dict[int, str] = {}
-    parts: dict[str, tuple[Item, ...]] = {}
     try:
-        for part in ("train", "val", "test"):
-            items = []
-            for key, label, class_name in content[part]:
-                if not isinstance(label, int) or not isinstance(key, str) or not isinstance(class_name, str):
-                    raise TypeError
-                if names.setdefault(label, class_name) != class_name:
-                    raise UserError(
-                        f"Expected one class name per label in {path}, got '{names[label]}' and '{class_name}' "
-                        f"for label {label}; mend the split file."
-                    )
-                items.append(Item(key, label))
-            parts[part] = tuple(items)
+        train, val, test = (_coop_items(content[part], names, path) for part in ("train", "val", "test"))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -126,13 +144,33 @@ def read_coop_split(path: Path, name: str) -> Split:
             f"Expected {path} to hold lists 'train', 'val' and 'test' of [path, label, class name], "
             "got another form; use the published split file."
         ) from None
-    if sorted(names) != list(range(len(names))):
+    gaps = [label for label in range(len(names)) if label not in names]
+    if gaps:
         raise UserError(
-            f"Expected labels 0 to {len(names) - 1} without gaps in {path}, got {sorted(names)[-3:]} as the last; "
-            "mend the split file."
+            f"Expected labels 0 to {len(names) - 1} for the {len(names)} classes in {path}, "
+            f"but none is {gaps[0]}; mend the split file."
         )
     class_names = tuple(names[label] for label in range(len(names)))
-    return check_split(Split(parts["train"], parts["val"], parts["test"], class_names), name)
+    return check_split(Split(train, val, test, class_names), name)
+
+
+def _coop_items(rows: Iterable[object], names: dict[int, str], path: Path) -> tuple[Item, ...]:
+    """Items of one part; `names` learns the class names. Another form is a TypeError or ValueError."""
+    items = []
+    for row in rows:
+        if not isinstance(row, list):
+            raise TypeError
+        key, label, class_name = row
+        # `true` is an int to Python, but no label.
+        if not (isinstance(key, str) and type(label) is int and isinstance(class_name, str)):
+            raise TypeError
+        if names.setdefault(label, class_name) != class_name:
+            raise UserError(
+                f"Expected one class name per label in {path}, "
+                f"got '{names[label]}' and '{class_name}' for label {label}; mend the split file."
+            )
+        items.append(Item(key, label))
+    return tuple(items)
 
 
 def prompt_name(class_name: str) -> str:

@@ -1,0 +1,141 @@
+"""The general source that is a `datasets` table: from the Hub, a local folder, ``save_to_disk``'s folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cma_tune.data.dataset import DEFAULT_TEMPLATE, Dataset, SourceOptions
+from cma_tune.data.labels import labels_of_numbers, labels_of_texts
+from cma_tune.data.parts import complete, find_parts
+from cma_tune.data.splits import Item
+from cma_tune.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class TableImages:
+    """Images of a `datasets` dataset; keys are ``split/row``."""
+
+    def __init__(self, parts: Mapping[str, Any], column: str) -> None:
+        self._column = column
+        # A row is decoded as a whole, so only the column that is wanted stays.
+        self._parts = {part: table.select_columns([column]) for part, table in parts.items()}
+
+    def load(self, key: str) -> Image:
+        """Decode one row as RGB.
+
+        Raises:
+            UserError: the row's image can't be decoded.
+        """
+        part, row = key.rsplit("/", 1)
+        try:
+            image: Image = self._parts[part][int(row)][self._column]
+            rgb: Image = image.convert("RGB")
+            return rgb
+        except Exception as error:  # Pillow's decoders raise almost anything over a damaged image
+            raise UserError(
+                f"Expected an image in column '{self._column}' of row {int(row)} of '{part}', "
+                f"but it can't be decoded ({error}); mend the table or take the row out."
+            ) from None
+
+    def fingerprint(self, key: str) -> str:
+        """The fingerprint `datasets` keeps of the table, and the column."""
+        return f"{self._parts[key.rsplit('/', 1)[0]]._fingerprint}-{self._column}"
+
+
+def hub_table(name: str, place: str, options: SourceOptions) -> Dataset:
+    """A `datasets` dataset with an image column and a label column (class labels, text or whole numbers).
+
+    Raises:
+        UserError: it can't be opened, a part or column is missing, labels are missing or of another kind, or
+            do not match the class names.
+    """
+    table = _open_table(place)
+    found = find_parts(options, list(table), place)
+    if not found:
+        raise UserError(
+            f"Expected parts {options.train_split} and {options.test_split} in {place}, "
+            f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
+        )
+    tables = {own: _with_images(table[own], own, place, options) for own in found.values()}
+    names, labels = _labels(tables, place, options)
+    parts = {
+        part: [Item(f"{own}/{row:07d}", label) for row, label in enumerate(labels[own])]
+        for part, own in found.items()
+    }
+    split, origin = complete(parts, names, place)
+    return Dataset(name, split, TableImages(tables, options.image_column), (DEFAULT_TEMPLATE,), origin)
+
+
+def _with_images(table: Any, part: str, place: str, options: SourceOptions) -> Any:
+    """The table with its image column typed as images; both columns must be there."""
+    import datasets
+
+    for column, flag in ((options.image_column, "image_column"), (options.label_column, "label_column")):
+        if column not in table.column_names:
+            raise UserError(
+                f"Expected a column '{column}' in part '{part}' of {place}, "
+                f"got {', '.join(table.column_names)}; name it with --source.{flag}."
+            )
+    feature = table.features[options.image_column]
+    if isinstance(feature, datasets.Image):
+        return table if feature.decode else table.cast_column(options.image_column, datasets.Image())
+    try:  # files written without `datasets` hold bytes or paths
+        return table.cast_column(options.image_column, datasets.Image())
+    except Exception:
+        raise UserError(
+            f"Expected images in column '{options.image_column}' of {place}, got {feature}; "
+            "name another with --source.image_column."
+        ) from None
+
+
+def _labels(
+    tables: Mapping[str, Any], place: str, options: SourceOptions
+) -> tuple[list[str], dict[str, list[int]]]:
+    """Class names in label order, and the label of every row, by part."""
+    column = options.label_column
+    values = {part: table.select_columns([column])[:][column] for part, table in tables.items()}
+    for part, own in values.items():
+        for row, value in enumerate(own):
+            # Test parts whose labels are kept secret hold None or -1.
+            if not isinstance(value, (int, str)) or value in ("", -1):
+                raise UserError(
+                    f"Expected a class name or number in column '{column}' of {place}, "
+                    f"got {value!r} in row {row} of '{part}'; use labelled parts."
+                )
+    own_names = {part: getattr(table.features[column], "names", None) for part, table in tables.items()}
+    first = next(iter(own_names.values()))
+    if first is None or any(names != first for names in own_names.values()):
+        # Where parts number their classes differently, only the names mean the same.
+        texts = {
+            part: [str(value) if (of := own_names[part]) is None else of[value] for value in own]
+            for part, own in values.items()
+        }
+        names, label_of = labels_of_texts(
+            (t for own in texts.values() for t in own), options.class_names, place
+        )
+        return names, {part: [label_of[text] for text in own] for part, own in texts.items()}
+    names, label_of_number = labels_of_numbers(first, options.class_names, place)
+    return names, {part: [label_of_number[value] for value in own] for part, own in values.items()}
+
+
+def _open_table(place: str) -> Mapping[str, Any]:
+    """Parts by name, from the Hub, a folder of parquet files or images, or ``save_to_disk``'s folder."""
+    import datasets
+
+    local = Path(place).expanduser()
+    try:
+        if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+            table = datasets.load_from_disk(str(local))
+        else:
+            table = datasets.load_dataset(str(local) if local.is_dir() else place)
+    except Exception as error:  # what `datasets` raises for a wrong or unreachable place has no common base
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"Expected a dataset at '{place}' (a Hub repository or a local folder), "
+            f"but it can't be opened ({reason}); check the name and the network."
+        ) from None
+    return table if isinstance(table, dict) else {"train": table}

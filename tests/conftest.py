@@ -1,0 +1,34 @@
+"""What the tests have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cma_tune.data.catalog import CATALOG
+from cma_tune.data.splits import Split, read_coop_split
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Datasets and backbones that lie beside the repository; tests that need them skip without."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def published_splits(shared: Path) -> dict[str, Split]:
+    """The published splits that are at hand, by dataset."""
+    splits = {}
+    for name, entry in CATALOG.items():
+        for folder in (shared / "data/splits", shared / "data" / entry.folder):
+            if entry.split_file is not None and (folder / entry.split_file).is_file():
+                splits[name] = read_coop_split(folder / entry.split_file, name)
+    return splits
