@@ -65,7 +65,7 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     images, texts, labels = batch(6, 2, 8, conditioned=False)
     images.requires_grad_()
     (gradient,) = torch.autograd.grad(cross_modal_entropy(images, texts, labels), images, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad|not to have been used"):
+    with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(gradient.sum(), images)
 
 

@@ -238,7 +238,7 @@ def test_non_finite_matrices_give_nan_beside_good_ones(alpha: float) -> None:
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     features = rows(4, 6).requires_grad_()
     (gradient,) = torch.autograd.grad(feature_entropy(features), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad|not to have been used"):
+    with pytest.raises(RuntimeError, match="appears to not have been used in the graph"):
         torch.autograd.grad(gradient.sum(), features)
 
 

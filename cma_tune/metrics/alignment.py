@@ -54,7 +54,7 @@ def modal_similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
         0.6
     """
     check_pairing(image_features, text_features)
-    # The mean cosine over classes is the dot product with the mean unit row: no [B, C] is needed, and no matrix
-    # product, which autocast would take to half precision.
+    # The mean cosine over classes is the dot product with the mean unit row: no [B, C] is needed, and no
+    # matrix product, which autocast would take to half precision.
     mean_text = unit_rows(text_features).mean(-2)
     return (unit_rows(image_features) * mean_text).sum(-1).mean()
