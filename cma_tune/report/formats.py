@@ -1,0 +1,164 @@
+"""Tables as text, CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from cma_tune.errors import UserError, nearest
+from cma_tune.report.tables import Table
+
+CSV_COLUMNS = (
+    "protocol", "dataset", "backbone", "method", "weight", "shots", "metric", "mean", "interval", "seeds"
+)  # fmt: skip
+"""`weight` is λ, empty for zero-shot and for a λ chosen by seed; `interval` is empty for a single run;
+`seeds` is the number of runs behind the mean."""
+
+NO_RUN = "–"
+BOLD_NOTE = "Bold: the highest mean of a column, which is no test of significance."
+
+
+def format_tables(tables: Sequence[Table], form: str) -> str:
+    """All tables in one form; empty without tables, except for the header of CSV.
+
+    Args:
+        tables: of `build_tables`.
+        form: "text" (aligned columns), "csv" (one line a figure, see `CSV_COLUMNS`), "markdown", or "latex"
+            (needs the packages booktabs and textcomp).
+
+    Raises:
+        UserError: there is no such form.
+    """
+    forms: dict[str, Callable[[Sequence[Table]], str]] = {
+        "text": lambda several: "\n".join(map(_text, several)),
+        "csv": _csv,
+        "markdown": lambda several: "\n".join(map(_markdown, several)),
+        "latex": lambda several: "\n".join(map(_latex, several)),
+    }
+    if form not in forms:
+        raise UserError(f"Expected a format out of {', '.join(forms)}, got '{form}'{nearest(form, forms)}.")
+    return forms[form](tables)
+
+
+def _shown(table: Table) -> list[list[str]]:
+    """Cells as text, row by row, with the number of seeds where it is not the usual one."""
+    digits = 2 if table.kind == "accuracy" else 3
+    rows = []
+    for row in table.rows:
+        cells = []
+        for cell in row.cells:
+            if cell is None:
+                cells.append(NO_RUN)
+                continue
+            text = f"{cell.mean:.{digits}f}"
+            if cell.interval is not None:
+                text += f" ± {cell.interval:.{digits}f}"
+            if row.group.learner != "zero_shot" and len(cell.values) != table.seeds:
+                text += f" (n={len(cell.values)})"
+            cells.append(text)
+        rows.append(cells)
+    return rows
+
+
+def _best(table: Table) -> set[tuple[int, int]]:
+    """(row, column) of the highest mean as printed, in columns of accuracy that several methods share."""
+    best: set[tuple[int, int]] = set()
+    if table.kind != "accuracy":
+        return best
+    for column in range(len(table.columns)):
+        means = {
+            row: round(cell.mean, 2)
+            for row, content in enumerate(table.rows)
+            if (cell := content.cells[column]) is not None
+        }
+        if len(means) > 1:
+            best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+def _text(table: Table) -> str:
+    body = [["method", *table.columns]]
+    body += [[row.name, *cells] for row, cells in zip(table.rows, _shown(table), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    lines = []
+    for cells in body:
+        first, *others = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join([first, *others]).rstrip())
+    rule = "─" * max(map(len, lines))
+    return "\n".join([table.title, rule, lines[0], rule, *lines[1:], rule, *table.notes]) + "\n"
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for table in tables:
+        for row in table.rows:
+            zero_shot = row.group.learner == "zero_shot"
+            protocol = row.group.records[0].protocol
+            weight = "" if zero_shot or row.group.weight is None else row.group.weight
+            for cell in filter(None, row.cells):
+                interval = "" if cell.interval is None else cell.interval
+                figures = (cell.shots, cell.metric, cell.mean, interval, len(cell.values))
+                writer.writerow((protocol, table.dataset, table.backbone, row.group.name, weight, *figures))
+    return buffer.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    best = _best(table)
+    lines = [f"### {_markdown_escaped(table.title)}", ""]
+    lines.append("| " + " | ".join(["method", *table.columns]) + " |")
+    lines.append("|" + "|".join([" :-- ", *[" --: "] * len(table.columns)]) + "|")
+    for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
+        marked = [f"**{text}**" if (number, column) in best else text for column, text in enumerate(cells)]
+        lines.append("| " + " | ".join([_markdown_escaped(row.name), *marked]) + " |")
+    notes = [_markdown_escaped(note) for note in _notes(table, best)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes[:-1]), *notes[-1:]]).rstrip() + "\n"
+
+
+def _latex(table: Table) -> str:
+    best = _best(table)
+    caption = " ".join(map(_latex_escaped, (f"{table.title}.", *_notes(table, best))))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(["Method", *map(_latex_escaped, table.columns)]) + r" \\",
+        r"\midrule",
+    ]
+    for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
+        escaped = [_latex_escaped(text) for text in cells]
+        marked = [rf"\textbf{{{t}}}" if (number, column) in best else t for column, t in enumerate(escaped)]
+        lines.append(" & ".join([_latex_escaped(row.name), *marked]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _notes(table: Table, best: set[tuple[int, int]]) -> list[str]:
+    return [*table.notes, *([BOLD_NOTE] if best else [])]
+
+
+def _markdown_escaped(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\|*_`<[]" else character for character in text)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "λ": r"$\lambda$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "√": r"$\surd$",
+    "–": "--",
+}
+
+
+def _latex_escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,194 @@
+"""Which records are seeds of one and the same thing.
+
+Runs are averaged only if they differ in nothing but the seed. Whatever else differs ends in another group.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cma_tune.config import FewShotConfig, Run, recipe_epochs
+from cma_tune.errors import UserError
+from cma_tune.records import Record
+
+LEARNERS = {"zero_shot": "Zero-shot", "coop": "CoOp", "cocoop": "CoCoOp"}
+"""Methods as the literature writes them, in the order of the tables."""
+
+# Where and how a run is computed does not decide its result; `Run.identity` is the one place that knows.
+_ELSEWHERE = asdict(FewShotConfig()).keys() - Run("few-shot", FewShotConfig()).identity().keys()
+# Rows and columns say these, or the record's own entries say what they really were.
+_SAID_OTHERWISE = {"dataset", "backbone", "pretrained", "model_config", "templates", "learner"}
+_AXES = {"shots", "seeds", "weights", "select_weight"}
+# The picks change with shots and seed; the origin is a path, and the digest of the split tells more.
+_NO_SETTINGS = {
+    "name",
+    "origin",
+    "picks",
+    "classes",
+    "test_images",
+    "train_images",
+    "val_images",
+    "templates",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that differ in shots and seed alone.
+
+    Attributes:
+        learner: the method's key.
+        weight: λ, or None for zero-shot and for a λ chosen on validation images.
+        selected: λ was chosen on validation images.
+        settings: everything else that decides the result, except epochs; values as JSON.
+        epochs: by shots.
+        records: in the order of shots and seeds.
+        variant: what tells the group from others in its table, such as "epochs=30"; may be empty.
+    """
+
+    learner: str
+    weight: float | None
+    selected: bool
+    settings: Mapping[str, str]
+    epochs: Mapping[int, int]
+    records: tuple[Record, ...] = field(repr=False)
+    variant: str = ""
+
+    @property
+    def method(self) -> str:
+        """The name without the variant, such as "CoOp + CMA, λ=0.8"."""
+        name = learner_name(self.learner)
+        if self.selected:
+            return f"{name} + CMA, λ chosen on validation"
+        return f"{name} + CMA, λ={self.weight:g}" if self.weight else name
+
+    @property
+    def name(self) -> str:
+        """The name in tables and figures."""
+        return f"{self.method} ({self.variant})" if self.variant else self.method
+
+
+def group_records(records: Iterable[Record]) -> list[Group]:
+    """Groups of one table in the order of its rows, without variants yet.
+
+    Args:
+        records: those of one dataset, one backbone's name and one protocol (and zero-shot).
+
+    Raises:
+        UserError: two records of the same shots and seed claim different figures.
+    """
+    by_kind: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        settings = tuple(sorted(_settings(record).items()))
+        kind = (record.learner, _weight(record), record.selection is not None, settings)
+        by_kind.setdefault(kind, []).append(record)
+    groups = []
+    for (learner, weight, selected, settings), members in by_kind.items():
+        for part in _by_epochs(members):
+            epochs = {r.shots: number for r in part if (number := _epochs(r))}
+            unique = tuple(_without_repetitions(part))
+            groups.append(Group(learner, weight, selected, dict(settings), epochs, unique))
+    return sorted(groups, key=_row_order)
+
+
+def learner_name(learner: str) -> str:
+    """The method as the literature writes it, or its key."""
+    return LEARNERS.get(learner, learner)
+
+
+def shots_text(shots: int) -> str:
+    """``"1 shot"``, ``"16 shots"``."""
+    return f"{shots} shot{'' if shots == 1 else 's'}"
+
+
+def merged_epochs(several: Iterable[Mapping[int, int]]) -> dict[int, int] | None:
+    """Epochs by shots over all of them, None if some shots have several numbers."""
+    merged: dict[int, int] = {}
+    for epochs in several:
+        for shots, number in epochs.items():
+            if merged.setdefault(shots, number) != number:
+                return None
+    return merged
+
+
+def _weight(record: Record) -> float | None:
+    return None if record.learner == "zero_shot" or record.selection is not None else record.weight
+
+
+def _epochs(record: Record) -> int:
+    return int((record.config.get("optim") or {}).get("epochs") or 0)
+
+
+def _settings(record: Record) -> dict[str, str]:
+    """Everything that decides the result of a record and is no axis of its table, flat, values as JSON."""
+    left_out = _ELSEWHERE | _SAID_OTHERWISE | _AXES
+    content: dict[str, Any] = {name: value for name, value in record.config.items() if name not in left_out}
+    content["optim"] = {k: v for k, v in (record.config.get("optim") or {}).items() if k != "epochs"}
+    if record.training.get("mixed_precision"):
+        content["mixed_precision"] = record.training[
+            "mixed_precision"
+        ]  # the config's null was resolved there
+    if record.learner == "zero_shot":
+        content["templates"] = record.dataset.get("templates", record.config.get("templates"))
+    elif record.selection is None and record.weight == 0:
+        content.pop("loss", None)  # without the penalty its form means nothing
+    if record.selection is not None:
+        candidates = sorted(float(weight) for weight, _ in record.selection.get("candidates", []))
+        content["candidates"] = "/".join(f"{weight:g}" for weight in candidates)
+        content["on"] = record.selection.get("on")
+    content |= {name: value for name, value in record.dataset.items() if name not in _NO_SETTINGS}
+    content |= {name: value for name, value in record.backbone.items() if name != "name"}
+    return {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in _flat(content)}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _by_epochs(records: Sequence[Record]) -> list[list[Record]]:
+    """Split records that have several numbers of epochs for the same shots; else leave them together.
+
+    The default number depends on the shots, so other epochs for other shots are no difference of settings.
+    Where the same shots were trained for several numbers, the default ones make one part and every other
+    number its own.
+    """
+    if merged_epochs({r.shots: _epochs(r)} for r in records) is not None:
+        return [list(records)]
+    parts: dict[int, list[Record]] = {}
+    for record in records:
+        by_default = _epochs(record) == recipe_epochs(str(record.config["dataset"]), record.shots)
+        parts.setdefault(0 if by_default else _epochs(record), []).append(record)
+    default = {_epochs(r) for r in parts.get(0, [])}
+    if len(default) == 1 and (number := default.pop()) in parts:  # both parts would have the same name
+        parts[number] += parts.pop(0)
+    return list(parts.values())
+
+
+def _without_repetitions(records: Sequence[Record]) -> Iterable[Record]:
+    """One record for every shots and seed: copies of a run must not count as seeds."""
+    seen: dict[tuple[int, int], Record] = {}
+    for record in sorted(records, key=lambda r: (r.shots, r.seed)):
+        first = seen.setdefault((record.shots, record.seed), record)
+        if first is record:
+            yield record
+        elif first.figures != record.figures:
+            raise UserError(
+                f"Expected one result for {record.protocol} with {learner_name(record.learner)}, "
+                f"λ={record.weight:g} on {record.config['dataset']} at {shots_text(record.shots)}, "
+                f"seed {record.seed}, got two with different figures "
+                f"(runs {first.run[:8]} and {record.run[:8]}); report them from separate folders."
+            )
+
+
+def _row_order(group: Group) -> tuple[Any, ...]:
+    known = list(LEARNERS)
+    place = known.index(group.learner) if group.learner in known else len(known)
+    settings = sorted(group.settings.items())
+    return (place, group.learner, group.selected, group.weight or 0.0, settings, list(group.epochs.items()))

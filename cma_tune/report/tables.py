@@ -1,0 +1,236 @@
+"""Tables of records: mean and 95 % interval over seeds, one row a method."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cma_tune.errors import UserError
+from cma_tune.records import Record
+from cma_tune.report.groups import Group, group_records, shots_text
+from cma_tune.report.naming import name_groups, setting_notes
+
+BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
+SIMILARITIES = {
+    "class_similarity": "class similarity",
+    "modal_similarity": "modal similarity",
+    "novel_class_similarity": "novel class similarity",
+    "novel_modal_similarity": "novel modal similarity",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure over seeds.
+
+    Attributes:
+        metric: key of the figure in a record.
+        shots: training images per class, 0 for zero-shot.
+        values: one a seed; percent for accuracies, a cosine for similarities.
+        seeds: of the values, in the same order.
+    """
+
+    metric: str
+    shots: int
+    values: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def interval(self) -> float | None:
+        """Half width of the 95 % interval, 1.96·population standard deviation/√n; None for one seed."""
+        if len(self.values) < 2:
+            return None
+        from cma_tune.metrics import confidence_interval_95  # loads torch
+
+        return confidence_interval_95(self.values)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Attributes:
+        name: method with λ, and the settings that tell it from other rows.
+        group: the runs behind it.
+        cells: one a column, None where there is no run.
+    """
+
+    name: str
+    group: Group
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        title: what it shows, with unit.
+        kind: accuracy (percent; higher is better) or alignment (cosines).
+        protocol: few-shot (with zero-shot beside it) or base-to-novel.
+        dataset: name of the dataset.
+        backbone: name of the backbone.
+        shots: of all rows, or None where they vary.
+        columns: headers.
+        rows: in the order of methods and λ.
+        notes: sentences on seeds and settings.
+        seeds: the usual number of seeds of a cell; 0 if nothing was learned.
+    """
+
+    title: str
+    kind: Literal["accuracy", "alignment"]
+    protocol: str
+    dataset: str
+    backbone: str
+    shots: int | None
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    seeds: int
+
+
+def build_tables(records: Iterable[Record]) -> list[Table]:
+    """Tables of accuracy and alignment for every dataset and backbone.
+
+    Runs are averaged only if they differ in nothing but the seed; where other settings differ, each has a row
+    of its own that names them. Zero-shot stands in the few-shot table, at 0 shots.
+
+    Args:
+        records: of zero-shot, few-shot and base-to-novel.
+
+    Returns:
+        Few-shot accuracy, its alignment, then base-to-novel and its alignment by shots.
+
+    Raises:
+        UserError: a record is of another protocol, or two claim different figures for the same run.
+    """
+    few_shot: dict[tuple[str, str], list[Record]] = {}
+    base_to_novel: dict[tuple[str, str], dict[int, list[Record]]] = {}
+    for record in records:
+        place = (str(record.config["dataset"]), _backbone(record))
+        if record.protocol in ("zero-shot", "few-shot"):
+            few_shot.setdefault(place, []).append(record)
+        elif record.protocol == "base-to-novel":
+            base_to_novel.setdefault(place, {}).setdefault(record.shots, []).append(record)
+        else:
+            raise UserError(
+                f"Expected records of zero-shot, few-shot or base-to-novel, got one of '{record.protocol}'; "
+                "move it out of the folder."
+            )
+    tables: list[Table] = []
+    for place in sorted(few_shot.keys() | base_to_novel.keys()):
+        if place in few_shot:
+            tables += _few_shot_tables(few_shot[place], *place)
+        for shots, members in sorted(base_to_novel.get(place, {}).items()):
+            tables += _base_to_novel_tables(members, *place, shots)
+    return tables
+
+
+def _backbone(record: Record) -> str:
+    """Name and weights: one architecture with two sets of weights is two backbones."""
+    name, pretrained = str(record.backbone["name"]), record.backbone.get("pretrained")
+    return f"{name} {Path(pretrained).stem}" if pretrained else name
+
+
+def _few_shot_tables(records: Sequence[Record], dataset: str, backbone: str) -> list[Table]:
+    groups = name_groups(group_records(records))
+    all_shots = sorted({record.shots for record in records})
+    rows = [Row(g.name, g, tuple(_cell(g, "accuracy", shots) for shots in all_shots)) for g in groups]
+    columns = [shots_text(shots) for shots in all_shots]
+    protocol = "few-shot" if any(all_shots) else "zero-shot"
+    accuracy = _table("accuracy", protocol, dataset, backbone, None, columns, rows, groups)
+
+    aligned = []
+    for group in groups:
+        for shots in sorted({record.shots for record in group.records}):
+            name = f"{group.name}, {shots_text(shots)}" if shots else group.name
+            aligned.append(Row(name, group, tuple(_cell(group, metric, shots) for metric in SIMILARITIES)))
+    return [accuracy, *_alignment(protocol, dataset, backbone, None, aligned, groups)]
+
+
+def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str, shots: int) -> list[Table]:
+    groups = name_groups(group_records(records))
+
+    def rows(metrics: Iterable[str]) -> list[Row]:
+        return [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in metrics)) for g in groups]
+
+    columns = list(BASE_TO_NOVEL.values())
+    place = ("base-to-novel", dataset, backbone, shots)
+    accuracy = _table("accuracy", *place, columns, rows(BASE_TO_NOVEL), groups)
+    return [accuracy, *_alignment(*place, rows(SIMILARITIES), groups)]
+
+
+def _alignment(
+    protocol: str,
+    dataset: str,
+    backbone: str,
+    shots: int | None,
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+) -> list[Table]:
+    """The table of similarities without columns that no run has; none at all without any."""
+    kept = [i for i in range(len(SIMILARITIES)) if any(row.cells[i] for row in rows)]
+    if not kept:
+        return []
+    columns = [list(SIMILARITIES.values())[i] for i in kept]
+    if protocol == "base-to-novel":
+        columns = [name if name.startswith("novel") else f"base {name}" for name in columns]
+    slim = [Row(r.name, r.group, tuple(r.cells[i] for i in kept)) for r in rows if any(r.cells)]
+    return [_table("alignment", protocol, dataset, backbone, shots, columns, slim, groups)]
+
+
+def _cell(group: Group, metric: str, shots: int) -> Cell | None:
+    found = [r for r in group.records if r.shots == shots and metric in r.figures]
+    if not found:
+        return None
+    return Cell(metric, shots, tuple(float(r.figures[metric]) for r in found), tuple(r.seed for r in found))
+
+
+def _table(
+    kind: Literal["accuracy", "alignment"],
+    protocol: str,
+    dataset: str,
+    backbone: str,
+    shots: int | None,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+) -> Table:
+    what = protocol.capitalize()
+    figure = "accuracy (%)" if kind == "accuracy" else "alignment (mean cosines)"
+    at = f" at {shots_text(shots)}" if shots is not None else ""
+    title = f"{what} {figure}{at}: dataset {dataset}, backbone {backbone}"
+    cells = [cell for row in rows for cell in row.cells if cell and row.group.learner != "zero_shot"]
+    seeds, seed_notes = _seed_notes(cells)
+    # The alignment follows the accuracy of the same runs, where their settings are said.
+    notes = (*seed_notes, *(setting_notes(groups) if kind == "accuracy" else ()))
+    return Table(title, kind, protocol, dataset, backbone, shots, tuple(columns), tuple(rows), notes, seeds)
+
+
+def _seed_notes(cells: Sequence[Cell]) -> tuple[int, list[str]]:
+    """The usual number of seeds, and what to say of it."""
+    if not cells:
+        return 0, []
+    counts = Counter(len(cell.values) for cell in cells)
+    usual = max(counts, key=lambda count: (counts[count], count))
+    sets = {cell.seeds for cell in cells if len(cell.seeds) == usual}
+    which = f" ({', '.join(map(str, next(iter(sets))))})" if len(sets) == 1 else ""
+    number = f"{usual} seed{'' if usual == 1 else 's'}{which}"
+    unless = "" if len(counts) == 1 else ", where a cell does not give another number n"
+    if max(counts) == 1:
+        notes = [f"One seed{which}: no interval."]
+    else:
+        notes = [f"Mean ± 95 % interval (1.96·population standard deviation/√n) over {number}{unless}."]
+    if len(sets) > 1:
+        listed = "; ".join(", ".join(map(str, seeds)) for seeds in sorted(sets))
+        notes.append(f"Not every cell has the same seeds: {listed}.")
+    return usual, notes

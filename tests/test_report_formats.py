@@ -1,0 +1,113 @@
+"""Tables as text, CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report_tables import accuracy, base_to_novel, few_shot, zero_shot
+
+from cma_tune.config import ContextConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.errors import UserError
+from cma_tune.records import save_record
+from cma_tune.report import build_tables, format_tables, report
+from cma_tune.report.formats import CSV_COLUMNS
+
+
+def test_csv_is_tidy_and_holds_every_figure() -> None:
+    config = FewShotConfig(dataset="folder:/data/a_b, c")
+    records = [
+        *few_shot({1: [70.0, 71.0, 72.0], 2: [80.0]}, weight=0.8, config=config),
+        zero_shot(60.0, ZeroShotConfig(dataset=config.dataset)),
+        *base_to_novel([(80, 60), (90, 50)], 0.5),
+    ]
+    frame = pd.read_csv(io.StringIO(format_tables(build_tables(records), "csv")))
+    assert tuple(frame.columns) == CSV_COLUMNS
+    assert (
+        len(frame) == (2 + 1) * 3 + 3 + 4
+    )  # (few-shot, zero-shot) × (accuracy, similarities), base-to-novel's
+    one = frame[(frame.metric == "accuracy") & (frame.shots == 1)].iloc[0]
+    assert (one.protocol, one.dataset, one.weight, one.seeds) == ("few-shot", "folder:/data/a_b, c", 0.8, 3)
+    assert one["mean"] == 71.0 and one.interval == pytest.approx(1.96 * (2 / 3) ** 0.5 / 3**0.5)
+    single = frame[(frame.metric == "accuracy") & (frame.shots == 2)].iloc[0]
+    assert single["mean"] == 80.0 and pd.isna(single.interval)
+    baseline = frame[(frame.protocol == "zero-shot") & (frame.metric == "accuracy")].iloc[0]
+    assert baseline["mean"] == 60.0 and baseline.shots == 0 and pd.isna(baseline.weight)
+    assert set(frame[frame.protocol == "base-to-novel"].metric) >= {"harmonic_mean", "novel_class_similarity"}
+    assert not frame.duplicated(["protocol", "dataset", "backbone", "method", "shots", "metric"]).any()
+
+
+def test_markdown_marks_the_best_of_several_methods_only() -> None:
+    lone = few_shot({1: [70.0]})
+    assert "**" not in format_tables([accuracy(lone)], "markdown")
+    text = format_tables([accuracy([*lone, *few_shot({1: [71.0], 2: [50.0]}, weight=0.8)])], "markdown")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows == [
+        "| method | 1 shot | 2 shots |",
+        "| :-- | --: | --: |",
+        "| CoOp | 70.00 | – |",
+        "| CoOp + CMA, λ=0.8 | **71.00** | 50.00 |",
+    ]
+    assert "no test of significance" in text
+    tied = format_tables([accuracy([*lone, *few_shot({1: [70.001]}, weight=0.8)])], "markdown")
+    assert tied.count("**70.00**") == 2  # what reads the same is marked the same
+
+
+def test_latex_is_booktabs_with_special_characters_escaped() -> None:
+    config = FewShotConfig(
+        dataset="folder:a_b&50%#{x}~^$", context=ContextConfig(words="a_b"), backbone=r"local-dir:C:\clip"
+    )
+    table = accuracy(few_shot({1: [70.0, 72.0], 2: [80.0, 80.0]}, weight=0.8, config=config))
+    lines = format_tables([table], "latex").splitlines()
+    assert r"folder:a\_b\&50\%\#\{x\}\textasciitilde{}\textasciicircum{}\$" in lines[2]
+    assert r"C:\textbackslash{}clip" in lines[2]
+    assert lines[3:8] == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"Method & 1 shot & 2 shots \\",
+        r"\midrule",
+        r"CoOp + CMA, $\lambda$=0.8 & 71.00 $\pm$ 1.39 & 80.00 $\pm$ 0.00 \\",
+    ]
+    assert lines[8:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    assert format_tables([table], "latex").isascii()
+
+
+def test_text_is_aligned() -> None:
+    table = accuracy([*few_shot({1: [70.0, 72.0]}), *few_shot({1: [5.0, 5.0]}, weight=0.8)])
+    lines = format_tables([table], "text").splitlines()
+    assert lines[0] == "Few-shot accuracy (%): dataset digits, backbone embedded"
+    assert lines[2].index("1 shot") == lines[4].index("71.00") == lines[5].index("5.00 ±")
+    assert lines[7].startswith("Mean ± 95 % interval")
+
+
+def test_an_unknown_form_is_refused_with_the_nearest_and_nothing_is_a_header_alone() -> None:
+    with pytest.raises(UserError, match="got 'markdwon' \\(did you mean 'markdown'\\?\\)"):
+        format_tables([], "markdwon")
+    assert format_tables([], "text") == ""
+    assert list(csv.reader(io.StringIO(format_tables([], "csv")))) == [list(CSV_COLUMNS)]
+
+
+def test_report_prints_tables_alone_on_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, one in enumerate(few_shot({1: [70.0, 72.0]})):
+        save_record(tmp_path / "runs" / str(number), one)
+    report(str(tmp_path / "runs"), "csv", str(tmp_path / "figures"))
+    printed = capsys.readouterr()
+    assert len(pd.read_csv(io.StringIO(printed.out))) == 3
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert printed.err == f"figure: {figure}\n"
+    with pytest.raises(UserError, match="there is no such folder"):
+        report(str(tmp_path / "nowhere"))
+
+
+def test_importing_the_report_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'matplotlib', 'pandas', 'numpy'}"
+    code = f"import sys, cma_tune.report; print({heavy} & {{*sys.modules}} or 'light')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "light"
