@@ -1,0 +1,1 @@
+"""The field's protocols, each in one file that reads from top to bottom."""

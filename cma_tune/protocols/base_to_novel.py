@@ -1,0 +1,75 @@
+"""Base-to-novel: learn on the first half of the classes, test on both halves (CoCoOp, sec. 4.1).
+
+Each half is classified among its own names alone; the harmonic mean weighs both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cma_tune.build import Setup
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run, check
+from cma_tune.data.splits import base_novel_labels
+from cma_tune.errors import UserError
+from cma_tune.metrics import harmonic_mean
+from cma_tune.protocols.runs import each_run, leave, make_record, per_class, picks, train_one, validate
+from cma_tune.records import Record
+from cma_tune.train import evaluate
+
+PROTOCOL = "base-to-novel"
+
+
+def base_to_novel(config: BaseToNovelConfig, setup: Setup | None = None) -> list[Record]:
+    """Run every combination of shots, seeds and λ.
+
+    Raises:
+        UserError: class-specific contexts can't be put on novel classes; see also `check`, `Setup`, `each_run`.
+    """
+    check(config)
+    if config.context.per_class:
+        raise UserError(
+            "Expected a shared context for base-to-novel, got class-specific ones, which novel classes can't take; "
+            "set --context.per_class false."
+        )
+    setup = setup or Setup(config)
+    base_novel_labels(len(setup.dataset.split.class_names))
+    return each_run(PROTOCOL, config, setup, _one)
+
+
+def _half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tensor, Tensor]:
+    """The images of one half, relabelled from 0."""
+    kept = torch.isin(labels, torch.tensor(half))
+    return features[kept], labels[kept] - half[0]
+
+
+def _one(setup: Setup, run: Run) -> Record:
+    config = run.config
+    assert isinstance(config, FewShotConfig)
+    picked = picks(setup, config)
+    base, novel = base_novel_labels(len(picked.class_names))
+    # Picks are drawn over all classes first, as the reference does: base images are the few-shot run's own.
+    base_split = picked.restricted_to(base)
+    learner, training = train_one(setup, run, base_split)
+    figures = validate(setup, learner, base_split)
+    features, labels = setup.test_features()
+    novel_names = [picked.class_names[label] for label in novel]
+    on_base = evaluate(learner, *_half(features, labels, base), setup.accelerator, config.eval_batch_size)
+    on_novel = evaluate(
+        learner.for_classes(novel_names),
+        *_half(features, labels, novel),
+        setup.accelerator,
+        config.eval_batch_size,
+    )
+    figures |= {
+        "base_accuracy": on_base.accuracy,
+        "novel_accuracy": on_novel.accuracy,
+        "harmonic_mean": harmonic_mean(on_base.accuracy, on_novel.accuracy),
+        "class_similarity": on_base.class_similarity,
+        "modal_similarity": on_base.modal_similarity,
+        "novel_class_similarity": on_novel.class_similarity,
+        "novel_modal_similarity": on_novel.modal_similarity,
+    }
+    by_class = {"base": per_class(on_base, base_split.class_names), "novel": per_class(on_novel, novel_names)}
+    record = make_record(setup, run, figures, by_class, training, base_split)
+    return leave(setup, run, record, learner)

@@ -1,0 +1,233 @@
+"""What the protocols share: going through runs, training one, leaving its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from cma_tune.build import Setup, recipe
+from cma_tune.config import FewShotConfig, Run, expand
+from cma_tune.data.few_shot import few_shot_split
+from cma_tune.data.splits import Split
+from cma_tune.errors import UserError
+from cma_tune.learners.coop import ContextLearner
+from cma_tune.learners.saving import save_prompt
+from cma_tune.records import Record, finished_record, save_record, versions
+from cma_tune.train import Checkpointing, Evaluation, evaluate, fit
+
+CHECKPOINT = "checkpoint.safetensors"
+PROMPT = "prompt"
+
+
+def picks(setup: Setup, config: FewShotConfig) -> Split:
+    """The few-shot picks of one run over all classes."""
+    return few_shot_split(setup.dataset.split, config.shots[0], config.seeds[0], config.allow_fewer_shots)
+
+
+def each_run(
+    protocol: str, config: FewShotConfig, setup: Setup, one: Callable[[Setup, Run], Record]
+) -> list[Record]:
+    """Run all combinations of a config, skipping finished ones; then choose λ where asked.
+
+    Raises:
+        UserError: a folder holds another run's record, or the dataset's split has changed since.
+    """
+    runs = expand(protocol, config)
+    # Mistakes that can be seen beforehand are seen before the first run starts.
+    for run in runs:
+        assert isinstance(run.config, FewShotConfig)
+        picks(setup, run.config)
+        _checked(finished_record(run), setup)
+    records = []
+    for number, run in enumerate(runs, start=1):
+        record = finished_record(run) if config.resume else None  # without resume a run is done again
+        label = f"[{number}/{len(runs)}] {run.folder()}"
+        if record is not None:
+            setup.say(f"{label}: finished before, skipped")
+        else:
+            record = one(setup, run)
+            setup.say(f"{label}: {_figures(record)}")
+        records.append(record)
+    if config.select_weight:
+        records += select_weight(protocol, config, setup, records)
+    return records
+
+
+def _checked(record: Record | None, setup: Setup) -> None:
+    if record is not None and record.dataset["split"] != setup.dataset.split.digest():
+        raise UserError(
+            f"Expected the split that the record of {record.config['dataset']} was made with "
+            f"({record.dataset['split'][:12]}), got {setup.dataset.split.digest()[:12]}; "
+            "choose another --output for the changed dataset."
+        )
+
+
+def _figures(record: Record) -> str:
+    shown = {name: value for name, value in record.figures.items() if "similarity" not in name}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
+
+
+def train_one(
+    setup: Setup, run: Run, split: Split
+) -> tuple[ContextLearner, dict[str, Any]]:
+    """Train a learner on the training items of `split` (relabelled already), resuming where it was stopped.
+
+    Returns:
+        The learner, and what the record says of its training.
+    """
+    config = run.config
+    assert isinstance(config, FewShotConfig)
+    folder = run.folder()
+    learner = setup.learner(config, split.class_names)
+    data = setup.train_batches(split.train, config)
+    checkpointing = Checkpointing(folder / CHECKPOINT, run.digest(), config.checkpoint_every, config.resume)
+    started = time.perf_counter()
+    _start_trackers(setup, config, folder)
+    description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
+    report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
+    _finish_trackers(setup)
+    training = {
+        "steps": report.steps,
+        "losses": report.losses,
+        "seconds_since_last_start": round(time.perf_counter() - started, 3),
+        "processes": setup.accelerator.num_processes,
+        "device": str(setup.accelerator.device.type),
+        "mixed_precision": setup.accelerator.mixed_precision,
+        "train_images": len(split.train),
+    }
+    return learner, training
+
+
+def _start_trackers(setup: Setup, config: FewShotConfig, folder: Path) -> None:
+    if config.tracker is None:
+        return
+    setup.accelerator.project_configuration.set_directories(str(folder))
+    flat: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        entries = value if isinstance(value, dict) else {"": value}
+        for entry, inner in entries.items():
+            flat[f"{name}.{entry}".strip(".")] = inner if isinstance(inner, int | float | bool) else str(inner)
+    setup.accelerator.init_trackers("tracker", config=flat)
+
+
+def _finish_trackers(setup: Setup) -> None:
+    # Not `end_training`: that would also tear the processes apart, and more runs follow.
+    for tracker in setup.accelerator.trackers:
+        tracker.finish()
+    setup.accelerator.trackers = []
+
+
+def validate(setup: Setup, learner: ContextLearner, split: Split) -> dict[str, float]:
+    """Accuracy over the few-shot validation picks, or nothing where there are none."""
+    if not split.val:
+        return {}
+    features, labels = setup.validation_features(split.val)
+    result = evaluate(learner, features, labels, setup.accelerator, setup.config.eval_batch_size)
+    return {"validation_accuracy": result.accuracy}
+
+
+def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Accuracy by class name; names that occur twice carry their label."""
+    names = [
+        f"{name} [{label}]" if class_names.count(name) > 1 else name for label, name in enumerate(class_names)
+    ]
+    return dict(zip(names, evaluation.per_class, strict=True))
+
+
+def make_record(
+    setup: Setup,
+    run: Run,
+    figures: dict[str, float],
+    by_class: dict[str, dict[str, float | None]],
+    training: dict[str, Any] | None = None,
+    picked: Split | None = None,
+) -> Record:
+    """The record of a run that has just ended."""
+    split = setup.dataset.split
+    dataset: dict[str, Any] = {
+        "name": setup.dataset.name,
+        "origin": setup.dataset.origin,
+        "split": split.digest(),
+        "classes": len(split.class_names),
+        "test_images": len(split.test),
+        "templates": list(setup.dataset.templates),
+    }
+    if picked is not None:
+        dataset |= {"picks": picked.digest(), "train_images": len(picked.train), "val_images": len(picked.val)}
+    return Record(
+        run=run.digest(),
+        protocol=run.protocol,
+        config=asdict(run.config),
+        dataset=dataset,
+        backbone=setup.backbone.describe(),
+        figures=figures,
+        per_class=by_class,
+        training=training or {},
+        versions=versions(),
+    )
+
+
+def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None = None) -> Record:
+    """Write prompt and record, then drop the checkpoint: in this order a kill loses nothing."""
+    if setup.accelerator.is_main_process:
+        folder = run.folder()
+        if learner is not None:
+            provenance = {
+                "split": record.dataset["split"],
+                "picks": record.dataset["picks"],
+                "dataset": record.dataset["name"],
+                "run": record.run,
+                "figures": record.figures,
+            }
+            save_prompt(learner, folder / PROMPT, provenance)
+        save_record(folder, record)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    setup.accelerator.wait_for_everyone()
+    return record
+
+
+def select_weight(
+    protocol: str, config: FewShotConfig, setup: Setup, records: Sequence[Record]
+) -> list[Record]:
+    """For every (shots, seed), the record of the λ with the highest validation accuracy (ties: the smaller λ).
+
+    Raises:
+        UserError: there are no validation images to choose on.
+    """
+    chosen = []
+    for shots in config.shots:
+        for seed in config.seeds:
+            candidates = [r for r in records if r.shots == shots and r.seed == seed]
+            best = choose(candidates)
+            one = replace(config, shots=[shots], seeds=[seed])
+            run = Run(protocol, one)
+            selection = {
+                "on": "few-shot validation images",
+                "candidates": [[r.weight, r.figures["validation_accuracy"]] for r in candidates],
+                "chosen": best.weight,
+            }
+            record = replace(
+                best, run=run.digest(), selection=selection, config={**best.config, "select_weight": True}
+            )
+            finished_record(run)  # refuses a folder that holds another run's record
+            if setup.accelerator.is_main_process:
+                save_record(run.folder(), record)
+            setup.accelerator.wait_for_everyone()
+            setup.say(f"{run.folder()}: λ={best.weight:g} by validation, {_figures(best)}")
+            chosen.append(record)
+    return chosen
+
+
+def choose(candidates: Sequence[Record]) -> Record:
+    """The candidate with the highest validation accuracy; test figures are not looked at.
+
+    Raises:
+        UserError: a candidate has no validation accuracy.
+    """
+    if any("validation_accuracy" not in r.figures for r in candidates):
+        raise UserError(
+            "Expected validation images to choose λ on, got a dataset without any; give one λ, or a val part."
+        )
+    return min(candidates, key=lambda r: (-r.figures["validation_accuracy"], r.weight))
