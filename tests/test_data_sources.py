@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,6 @@ def test_caltech101_from_the_folder_layout(shared: Path) -> None:
             assert np.array_equal(np.asarray(image), np.asarray(plain.convert("RGB")))
         assert str(path.stat().st_size) in dataset.images.fingerprint(item.key)
         assert path.parent.name.lower().startswith(split.class_names[item.label][:4])
-
-
-def test_caltech101_loads_within_a_second(shared: Path) -> None:
-    load_dataset("caltech101", shared / "data")  # a first look at a cold disk is not ours to answer for
-    start = time.perf_counter()
-    load_dataset("caltech101", shared / "data")
-    assert time.perf_counter() - start < 1
 
 
 def test_own_templates_replace_the_datasets(shared: Path) -> None:
@@ -100,10 +92,8 @@ def test_presence_of_a_million_images_takes_seconds(tmp_path: Path) -> None:
     split = Split(items, (), items, tuple(str(c) for c in range(classes)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "listdir", listdir)
-        start = time.perf_counter()
         check_images_exist(split, tmp_path, tmp_path / "split.json")
-        assert time.perf_counter() - start < 10  # quadratic work over 600,000 items would take hours
-    assert len(calls) == classes
+    assert len(calls) == classes  # one listing per folder, not one look per image
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "folder", "truncated_png"])
