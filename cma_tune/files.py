@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from cma_tune.errors import UserError
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, then put the result in place in one step.
 
-    The temporary name holds the process id, so that two writers never share one.
+    Two writers never share a temporary file, whether they are threads, processes or machines over one file
+    system. A writer that is killed leaves its temporary file ``.NAME.*.tmp`` behind; nothing ever reads it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as handle:
@@ -29,11 +31,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write `content` as indented JSON, atomically.
+
+    Raises:
+        ValueError: there is a NaN or an infinity in it, which JSON does not have.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -41,13 +51,15 @@ def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; `what` names it in the error.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: the file is missing, can't be opened or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"Expected {what} at {path}, but there is no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"Expected {what} at {path}, but it can't be opened ({error.strerror}).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"Expected {what} at {path} to be JSON, but it can't be read ({error}); replace the file."
         ) from None
