@@ -9,10 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
-from cma_tune.data.images import ItemImages, Transform
-from cma_tune.data.sources import ImageSource
+from cma_tune.data.dataset import ImageSource
+from cma_tune.data.images import ItemImages, Transform, generator_seed
 from cma_tune.data.splits import Item
+from cma_tune.errors import UserError
 
 Encode = Callable[[Tensor], Tensor]
 """Images ``[B, 3, H, W]`` → features ``[B, D]``, on the device of the run."""
@@ -44,7 +46,7 @@ def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[list
 
     An incomplete last batch is dropped unless it is the only one (the reference's data manager).
     """
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    generator = torch.Generator().manual_seed(generator_seed("order", seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
     batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
@@ -62,7 +64,10 @@ class TrainBatches(Protocol):
 
 @dataclass(frozen=True)
 class StoredBatches:
-    """Batches from stored features ``[K, N, D]``: epoch e sees view e mod K of every image."""
+    """Batches from stored features ``[K, N, D]``: epoch e sees view e mod K of every image.
+
+    Features and labels ``[N]`` are on the device of the run.
+    """
 
     features: Tensor
     labels: Tensor
@@ -103,26 +108,56 @@ class LiveBatches:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `TrainBatches`."""
         order = epoch_order(len(self.items), self.batch_size, self.seed, epoch)[start:]
-        dataset = ItemImages(self.items, self.images, self.transform, self.seed, epoch)
         shares = [self.share.of(indices) for indices in order]
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            dataset,
-            batch_sampler=shares,
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=self.device.type == "cuda",
-        )
-        for indices, (images, labels) in zip(order, loader, strict=True):
-            features = self.encode(images.to(self.device, non_blocking=True))
-            yield Batch(features, labels.to(self.device, non_blocking=True), len(indices))
+        # A process without an image in a batch still encodes one: its empty [0, D] needs the right D.
+        encoded = [share or indices[:1] for share, indices in zip(shares, order, strict=True)]
+        dataset = ItemImages(self.items, self.images, self.transform, self.seed, epoch)
+        loaded = _load(dataset, encoded, self.workers, self.device)
+        for indices, share, (images, labels) in zip(order, shares, loaded, strict=True):
+            features = self.encode(images.to(self.device, non_blocking=True))[: len(share)]
+            yield Batch(features, labels[: len(share)].to(self.device, non_blocking=True), len(indices))
 
 
-def _collate(samples: Sequence[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor]:
-    """Images ``[b, 3, H, W]`` and labels ``[b]``; b is 0 where a batch has fewer images than there are processes."""
-    if not samples:
-        return torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.long)
-    images, labels, _ = zip(*samples, strict=True)
+class _Caught(TorchDataset["tuple[Tensor, int, int] | UserError"]):
+    """A user's mistake as a value: raised in a worker, it would come wrapped in the worker's traceback."""
+
+    def __init__(self, dataset: ItemImages) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | UserError:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: Sequence[tuple[Tensor, int, int] | UserError]) -> tuple[Tensor, Tensor] | UserError:
+    """Images ``[b, 3, H, W]`` and labels ``[b]``, or the first mistake among them."""
+    images, labels = [], []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1])
     return torch.stack(images), torch.tensor(labels, dtype=torch.long)
+
+
+def _load(
+    dataset: ItemImages, batches: Sequence[Sequence[int]], workers: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images ``[b, 3, H, W]`` and labels ``[b]`` of every batch of indices, on the CPU."""
+    loader: DataLoader[tuple[Tensor, int, int] | UserError] = DataLoader(
+        _Caught(dataset),
+        batch_sampler=[list(indices) for indices in batches],
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else the loader draws its workers' seeds from the global generator
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def encode_items(
@@ -136,20 +171,25 @@ def encode_items(
     noise: tuple[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Encode items in order: features ``[N, D]`` on the CPU.
+    """Encode items in order: features ``[N, D]``, float32, on the CPU.
 
     Args:
         noise: (seed, epoch) of a random transform, None for a transform without noise.
         progress: called with the number of images after every batch.
+
+    Raises:
+        ValueError: there are no items.
+        UserError: an image is missing or can't be decoded.
     """
+    if not items:
+        raise ValueError("Expected at least one image to encode, got none.")
     seed, epoch = noise if noise is not None else (0, None)
-    dataset = ItemImages(items, images, transform, seed, epoch)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        dataset, batch_size=batch_size, num_workers=workers, collate_fn=_collate
-    )
+    batches = [
+        range(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)
+    ]
     parts = []
-    for batch, _ in loader:
-        parts.append(encode(batch.to(device, non_blocking=True)).float().cpu())
+    for batch, _ in _load(ItemImages(items, images, transform, seed, epoch), batches, workers, device):
+        parts.append(encode(batch.to(device, non_blocking=True)).detach().float().cpu())
         if progress is not None:
             progress(len(batch))
     return torch.cat(parts)

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cma_tune.data.sources import ImageSource
+from cma_tune.data.dataset import ImageSource
 from cma_tune.data.splits import Item
 from cma_tune.files import write_atomically
 
@@ -32,7 +33,8 @@ def feature_identity(
     """
     content = hashlib.sha256()
     for item in items:
-        content.update(f"{item.key}\0{images.fingerprint(item.key)}\n".encode())
+        line = f"{item.key}\0{images.fingerprint(item.key)}\n"
+        content.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
     return {
         "backbone": backbone,
         "preprocessing": preprocessing,
@@ -42,9 +44,12 @@ def feature_identity(
     }
 
 
-def _path(folder: Path, identity: Mapping[str, object]) -> Path:
-    text = json.dumps(identity, sort_keys=True)
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+def _text(identity: Mapping[str, object]) -> str:
+    return json.dumps(identity, sort_keys=True)
+
+
+def _checksum(features: Tensor) -> str:
+    return hashlib.sha256(features.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _read(path: Path, identity: Mapping[str, object]) -> Tensor | None:
@@ -53,22 +58,35 @@ def _read(path: Path, identity: Mapping[str, object]) -> Tensor | None:
         return None
     try:
         with safe_open(str(path), framework="pt") as handle:
-            if json.loads((handle.metadata() or {}).get("identity", "null")) == identity:
-                return handle.get_tensor("features")
-    except (SafetensorError, OSError, json.JSONDecodeError, ValueError) as error:
+            metadata = handle.metadata() or {}
+            features: Tensor = handle.get_tensor("features")
+    except (SafetensorError, OSError, ValueError) as error:
         log.warning("stored features %s can't be read (%s); they are made again", path, error)
-    return None
+        return None
+    # A file may have its full length and hold other bytes: a disk that filled up, a copy that broke off.
+    if metadata.get("identity") != _text(identity) or metadata.get("sha256") != _checksum(features):
+        log.warning("stored features %s are damaged or of something else; they are made again", path)
+        return None
+    return features
 
 
 def stored_features(
     folder: Path, identity: Mapping[str, object], encode: Callable[[], Tensor], writer: bool = True
 ) -> Tensor:
-    """Read features ``[N, D]`` from the store, or make them with `encode` and store them (if `writer`)."""
-    path = _path(folder, identity)
+    """Read features ``[N, D]`` from the store, or make them with `encode` and store them (if `writer`).
+
+    Args:
+        folder: the store; a file's name is the hash of its identity.
+        identity: what the features depend on, see `feature_identity`; JSON values.
+        encode: makes the features; not called if the store has them.
+        writer: whether this process stores what it made.
+    """
+    path = folder / f"{hashlib.sha256(_text(identity).encode()).hexdigest()[:32]}.safetensors"
     features = _read(path, identity)
     if features is None:
-        features = encode().cpu().contiguous()
+        features = encode().detach().cpu().contiguous()
         if writer:
-            tensors, metadata = {"features": features}, {"identity": json.dumps(identity)}
+            tensors = {"features": features}
+            metadata = {"identity": _text(identity), "sha256": _checksum(features)}
             write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
     return features

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from cma_tune.data.sources import ImageSource
+from cma_tune.data.dataset import ImageSource
 from cma_tune.data.splits import Item
 
 Transform = Callable[[Image], Tensor]
@@ -32,15 +32,22 @@ class Augmentation:
     flip: float = 0.5
 
 
+def generator_seed(*parts: object) -> int:
+    """A seed for torch's generators out of numbers and texts, the same on every machine."""
+    # File names on disk need not be valid UTF-8.
+    text = "/".join(str(part) for part in parts).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "little")
+
+
 @contextmanager
 def noise_from(seed: int, epoch: int, key: str) -> Iterator[None]:
     """Let torch's CPU generator run from (seed, epoch, key) inside, and go on as before outside.
 
-    So the noise of an image depends on neither workers nor processes nor the order of images.
+    So the noise of an image depends on neither workers nor processes nor the order of images. A transform has
+    to draw from this generator alone, as torchvision's do.
     """
-    digest = hashlib.sha256(f"{seed}/{epoch}/{key}".encode()).digest()
     before = torch.get_rng_state()
-    torch.default_generator.manual_seed(int.from_bytes(digest[:7], "little"))
+    torch.default_generator.manual_seed(generator_seed(seed, epoch, key))
     try:
         yield
     finally:
@@ -51,7 +58,7 @@ def train_transform(
     size: tuple[int, int], mean: Sequence[float], std: Sequence[float], augmentation: Augmentation
 ) -> Transform:
     """RandomResizedCrop, flip and normalisation for an image tower of this input `size` (height, width)."""
-    return transforms.Compose(
+    transform: Transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(
                 size, scale=augmentation.scale, interpolation=transforms.InterpolationMode.BICUBIC
@@ -61,6 +68,7 @@ def train_transform(
             transforms.Normalize(mean, std),
         ]
     )
+    return transform
 
 
 class ItemImages(TorchDataset[tuple[Tensor, int, int]]):
