@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from cma_tune.clip.prompts import PromptTokenizer
-from cma_tune.clip.text_tower import TextTower, text_tower
-from cma_tune.errors import UserError, nearest
+from cma_tune.clip.shared_prefix import can_share, encode_shared
+from cma_tune.clip.sources import (
+    EMBEDDED,
+    brings_weights,
+    check_backbone_name,
+    failure_reason,
+    offline_without_network,
+    quiet,
+)
+from cma_tune.clip.text_tower import NativeTextTower, TextTower, text_tower
+from cma_tune.errors import UserError
 
-EMBEDDED = "embedded"
-"""Name of the small CLIP that ships inside the package."""
+__all__ = ["EMBEDDED", "Backbone", "Preprocessing", "check_backbone_name", "load_backbone"]
+
+CPU_IMAGES = 8
+"""Images that go through the image tower at once on a CPU."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the image tower expects: input size (height, width), mean and std per channel, and how images get there."""
+    """What the image tower expects of images.
+
+    Attributes:
+        size: height and width in pixels.
+        mean, std: per channel, for values in 0..1.
+        interpolation, resize_mode: how images get to that size, in open_clip's words.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -47,6 +62,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer, taken apart.
         preprocessing, transform: what images go through before `encode_image`.
         weights_digest: SHA-256 over all weights.
+        share_prefix: run the common beginning of prompts once where the text tower lets it.
     """
 
     def __init__(
@@ -59,11 +75,14 @@ class Backbone(nn.Module):
         model_config: str | None = None,
     ) -> None:
         super().__init__()
+        self.share_prefix = True
         self.model = model.eval().requires_grad_(False)
+        model.get_submodule("visual").to(memory_format=torch.channels_last)
         self.name, self.pretrained, self.model_config = name, pretrained, model_config
         context_length = _context_length(model, tokenizer)
         self.tower: TextTower = text_tower(model, context_length, name)
-        self.tokenizer = PromptTokenizer(tokenizer, context_length)
+        self.tokenizer = PromptTokenizer(tokenizer, context_length, name)
+        _check_agreement(self.tower, self.tokenizer, name)
         self.transform = transform
         self.preprocessing = _preprocessing(model)
         self.weights_digest = _digest(model)
@@ -74,9 +93,9 @@ class Backbone(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """exp(logit_scale), a scalar."""
+        """exp(logit_scale), a scalar, at least float32."""
         logit_scale: Any = self.model.logit_scale
-        return torch.as_tensor(logit_scale.detach().float().exp().reshape(()))
+        return _at_least_float32(logit_scale.detach()).exp().reshape(())
 
     @property
     def device(self) -> torch.device:
@@ -85,29 +104,62 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` → features of unit length ``[B, D]`` in float32."""
+        """Images ``[B, 3, H, W]`` → features of unit length ``[B, D]``, at least float32."""
         model: Any = self.model
-        weights = next(model.visual.parameters()).dtype
-        features = model.encode_image(images.to(weights))
-        return nn.functional.normalize(features.float(), dim=-1)
+        images = images.to(_input_dtype(model.visual), memory_format=torch.channels_last)
+        # On a CPU, activations that fit the caches and the allocator's pool are several times faster.
+        at_once = CPU_IMAGES if images.device.type == "cpu" else len(images)
+        features = torch.cat([model.encode_image(part) for part in torch.split(images, max(1, at_once))])
+        return nn.functional.normalize(_at_least_float32(features), dim=-1)
 
     def encode_prompts(self, embeddings: Tensor, ids: Tensor) -> Tensor:
-        """Prompt embeddings ``[N, L', W]`` and ids ``[N, L]`` → text features of unit length ``[N, D]``, at least float32."""
-        features = self.tower(embeddings, ids)
-        if features.dtype in (torch.float16, torch.bfloat16):
-            features = features.float()
-        return nn.functional.normalize(features, dim=-1)
+        """Prompt embeddings to text features, differentiable in the embeddings.
+
+        Args:
+            embeddings: ``[N, L', W]``, cut to no less than the tower's `needed_length`.
+            ids: ``[N, L]``, where padding and the pooled token are.
+
+        Returns:
+            ``[N, D]`` of unit length, at least float32.
+        """
+        return nn.functional.normalize(_at_least_float32(self.tower(embeddings, ids)), dim=-1)
+
+    def encode_groups(self, embeddings: Tensor, ids: Tensor, shared: int = 0) -> Tensor:
+        """Groups of prompts to text features; what a group has in common runs once where that is exact.
+
+        Args:
+            embeddings: ``[G, C, L', W]``; G is the number of contexts, such as one per image.
+            ids: ``[C, L]``, the same in every group.
+            shared: how many first tokens are equal within a group.
+
+        Returns:
+            ``[G, C, D]`` of unit length, at least float32.
+        """
+        if self.share_prefix and shared > 0 and can_share(self.tower):
+            assert isinstance(self.tower, NativeTextTower)
+            features = encode_shared(self.tower, embeddings, ids, shared)
+            return nn.functional.normalize(_at_least_float32(features), dim=-1)
+        groups, classes = embeddings.shape[:2]
+        features = self.encode_prompts(embeddings.flatten(0, 1), ids.repeat(groups, 1))
+        return features.reshape(groups, classes, features.shape[-1])
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], batch: int = 256) -> Tensor:
+    def encode_texts(
+        self, texts: Sequence[str], batch: int = 256, class_names: Sequence[str] | None = None
+    ) -> Tensor:
         """Whole texts → features of unit length ``[N, D]``.
+
+        Args:
+            texts: what to encode.
+            batch: texts that go through the tower at once.
+            class_names: what to call each text in an error; by default the text itself.
 
         Raises:
             UserError: a text has more tokens than the tower takes.
         """
-        ids = self.tokenizer.tokenize(texts).to(self.device)
+        ids = self.tokenizer.tokenize(texts, class_names).to(self.device)
         parts = []
-        for chunk in ids.split(batch):
+        for chunk in torch.split(ids, batch):
             embeddings = self.tower.token_embeddings(chunk)[:, : self.tower.needed_length(chunk)]
             parts.append(self.encode_prompts(embeddings, chunk))
         return torch.cat(parts)
@@ -123,12 +175,48 @@ class Backbone(nn.Module):
         }
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _input_dtype(visual: nn.Module) -> torch.dtype:
+    """What the first layer takes. In open_clip's half precision, embeddings and norms stay float32."""
+    for module in visual.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            return module.weight.dtype
+    return next(visual.parameters()).dtype
+
+
 def _context_length(model: Any, tokenizer: Any) -> int:
     text = getattr(model, "text", None)
     if text is not None and hasattr(text, "pooler"):
-        return int(tokenizer.context_length)  # a transformers encoder's own limit is only an upper bound
+        # A transformers encoder's own limit is only an upper bound, and 0 where it has none.
+        limit = int(getattr(text, "context_length", 0) or 0)
+        length = int(tokenizer.context_length)
+        return min(length, limit) if limit else length
     length = getattr(text, "context_length", None) or model.context_length
     return min(int(length), int(getattr(tokenizer, "context_length", None) or length))
+
+
+def _check_agreement(tower: TextTower, tokenizer: PromptTokenizer, name: str) -> None:
+    """Refuse a tokenizer of another vocabulary, and a pooled token that is not the end of the words."""
+    ids = tokenizer.tokenize(["a"])
+    if int(ids.max()) >= tower.vocabulary_size:
+        raise UserError(
+            f"Expected token ids below {tower.vocabulary_size}, the vocabulary of '{name}', "
+            f"got {int(ids.max())} from its tokenizer; check vocab_size and hf_tokenizer_name in its config."
+        )
+    if not isinstance(tower, NativeTextTower) or tower.appended_cls or tower.pool == "last":
+        return
+    if tower.pool == "first" and not tower.causal:
+        return
+    pooled = int(tower.pooled_index(ids)[0])
+    end = len(tokenizer.start_ids) + len(tokenizer.words("a"))
+    if not tokenizer.end_ids or pooled != end:
+        raise UserError(
+            f"Expected the text tower of '{name}' to pool the token that ends a text, got token {pooled} "
+            f"of {end + 1} (pooling '{tower.pool}'); check pool_type and eos_id in its config."
+        )
 
 
 def _preprocessing(model: Any) -> Preprocessing:
@@ -152,59 +240,6 @@ def _digest(model: nn.Module) -> str:
     return content.hexdigest()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip reports every step through the root logger; keep warnings and errors."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-def check_backbone_name(name: str, pretrained: str | None = None, model_config: str | None = None) -> None:
-    """Check a backbone's name and weights before anything is loaded.
-
-    Raises:
-        UserError: unknown model or tag (with the nearest known one), or a missing folder or file.
-    """
-    if name == EMBEDDED or name.startswith("hf-hub:"):
-        return
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(
-                f"Expected a folder with open_clip_config.json at {folder}, but there is none; check the path."
-            )
-        return
-    if model_config is not None and not Path(model_config).is_file():
-        raise UserError(f"Expected a model config (JSON) at {model_config}, but there is no such file.")
-    import open_clip
-
-    known = open_clip.list_models()
-    if model_config is not None:
-        known = [*known, Path(model_config).stem]
-    if name not in known:
-        raise UserError(
-            f"Expected a backbone that open_clip knows, 'hf-hub:…', 'local-dir:…' or '{EMBEDDED}', "
-            f"got '{name}'{nearest(name, [*known, EMBEDDED])}."
-        )
-    if pretrained is None:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        raise UserError(
-            f"Expected pretrained weights for '{name}', got none; "
-            f"name a checkpoint file or a tag with --pretrained (tags: {', '.join(tags) or 'none known'})."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained.lower().replace("-", "_") not in {tag.replace("-", "_") for tag in tags} and not Path(pretrained).is_file():
-        raise UserError(
-            f"Expected a checkpoint file or a tag out of {', '.join(tags) or 'none'} for '{name}', "
-            f"got '{pretrained}'{nearest(pretrained, tags)}."
-        )
-
-
 def load_backbone(
     name: str,
     pretrained: str | None = None,
@@ -215,7 +250,8 @@ def load_backbone(
 
     Args:
         name: ``embedded``, an open_clip model name, ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``.
-        pretrained: weights for a model name: a tag of open_clip or a checkpoint file.
+        pretrained: weights for a model name: a tag of open_clip or a checkpoint file. The other kinds of
+            name bring their weights, and leave this and `model_config` aside.
         model_config: an open_clip model config (JSON) of your own; `name` is then its stem.
         device: where the weights go.
 
@@ -230,20 +266,21 @@ def load_backbone(
         from cma_tune.data.builtin import SMALL_CLIP_DIR
 
         source = f"local-dir:{SMALL_CLIP_DIR}"
+    if brings_weights(name):
+        pretrained = model_config = None
     if model_config is not None:
-        open_clip.add_model_config(model_config)
+        # Whole, because open_clip reads all its config files anew whenever one is added.
+        open_clip.add_model_config(Path(model_config).resolve())
     try:
-        with _quiet():
-            model, _, transform = open_clip.create_model_and_transforms(
+        with quiet(), offline_without_network(source, pretrained):
+            # Unlike create_model_and_transforms, this fails where no weights were found.
+            model, transform = open_clip.create_model_from_pretrained(
                 source, pretrained=pretrained, device=device, weights_only=True
             )
             tokenizer = open_clip.get_tokenizer(source)
-    except UserError:
-        raise
     except Exception as error:  # open_clip raises anything from OSError to a bare RuntimeError here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with_weights = f" with {pretrained}" if pretrained else ""
         raise UserError(
-            f"Expected to load backbone '{name}'{f' with {pretrained}' if pretrained else ''}, but it failed: {reason}"
+            f"Expected to load backbone '{name}'{with_weights}, but it failed: {failure_reason(error)}."
         ) from error
     return Backbone(model, tokenizer, transform, name, pretrained, model_config)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,9 +24,15 @@ class PromptTokenizer:
     Args:
         tokenizer: open_clip's tokenizer (called with texts, gives ids ``[N, context_length]``).
         context_length: the text tower's longest sequence.
+        name: the backbone's name, for errors.
+
+    Raises:
+        UserError: the tokenizer orders these parts in another way.
     """
 
-    def __init__(self, tokenizer: Callable[..., Tensor], context_length: int) -> None:
+    def __init__(
+        self, tokenizer: Callable[..., Tensor], context_length: int, name: str = "the backbone"
+    ) -> None:
         self._tokenizer = tokenizer
         self.context_length = context_length
         inner: Any = getattr(tokenizer, "tokenizer", None)
@@ -50,7 +56,22 @@ class PromptTokenizer:
         while tail > end and rest[tail - 1] != self.pad_id:
             tail -= 1
         self.tail_ids = rest[tail:]
-        self.placeholder_id = self.words("x")[0]
+        self._leading = self.words("x")
+        if not self._leading or not self._agrees():
+            raise UserError(
+                "Expected a tokenizer that writes start tokens, words, end tokens and padding in this order, "
+                f"got another order from that of '{name}'; choose another backbone."
+            )
+        self.placeholder_id = self._leading[0]
+
+    def _agrees(self) -> bool:
+        """Whether texts put together from the parts are the tokenizer's own."""
+        texts = ["", "a", "x a"]
+        try:
+            ids = self.tokenize(texts)
+        except UserError:  # parts so far from the tokenizer's that they don't even fit
+            return False
+        return torch.equal(ids, self._tokenizer(texts, context_length=self.context_length).long())
 
     def _ids(self, text: str) -> list[int]:
         row = self._tokenizer([text], context_length=self._room)[0]
@@ -67,6 +88,14 @@ class PromptTokenizer:
             ids = ids[: -len(self.end_ids)]
         return ids
 
+    def following_words(self, text: str) -> list[int]:
+        """Token ids of the text where it stands after other words.
+
+        Byte-level tokenizers (RoBERTa's) mark the space before a word, so "dog" alone and in "a dog" differ.
+        """
+        ids, lead = self.words(f"x {text}"), len(self._leading)
+        return ids[lead:] if ids[:lead] == self._leading else self.words(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
         inner: Any = getattr(self._tokenizer, "tokenizer", self._tokenizer)
@@ -76,8 +105,9 @@ class PromptTokenizer:
         """Put start, words, end and padding together: ids ``[N, context_length]``.
 
         Raises:
-            UserError: a prompt is longer than the context, naming its class.
+            UserError: a prompt is longer than the context, or holds a special token, naming its class.
         """
+        special = {*self.start_ids, *self.end_ids, *self.tail_ids}
         # Where end and padding are one token (SigLIP), at least one of it must follow the words.
         specials = len(self.start_ids) + max(1, len(self.end_ids)) + len(self.tail_ids)
         rows = []
@@ -85,20 +115,25 @@ class PromptTokenizer:
             if len(body) + specials > self.context_length:
                 raise UserError(
                     f"Expected prompts of at most {self.context_length} tokens, got {len(body) + specials} "
-                    f"for class '{name}'; use fewer context tokens or a shorter class name."
+                    f"for class '{name}'; use fewer context tokens, a shorter template or class name."
+                )
+            if special.intersection(body):
+                raise UserError(
+                    f"Expected words alone in a prompt, got one of the tokenizer's special tokens for class "
+                    f"'{name}'; rename the class."
                 )
             row = [*self.start_ids, *body, *self.end_ids]
             row += [self.pad_id] * (self.context_length - len(row) - len(self.tail_ids))
             rows.append(row + self.tail_ids)
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Whole texts as ids ``[N, context_length]``.
+    def tokenize(self, texts: Sequence[str], class_names: Sequence[str] | None = None) -> Tensor:
+        """Whole texts as ids ``[N, context_length]``; `class_names` are what errors call them.
 
         Raises:
             UserError: a text is too long (the tokenizers of open_clip would cut it silently).
         """
-        return self.assemble([self.words(text) for text in texts], texts)
+        return self.assemble([self.words(text) for text in texts], class_names or texts)
 
 
 @dataclass(frozen=True)
@@ -113,23 +148,44 @@ class PromptLayout:
     ids: Tensor
     slots: Tensor
 
+    def shared_tokens(self, length: int, per_class: bool = False) -> int:
+        """How many of the first tokens are the same in all prompts, and stand before the last.
+
+        Args:
+            length: number of tokens that go through the tower; every prompt keeps at least its pooled one.
+            per_class: context tokens differ from class to class.
+        """
+        is_slot = torch.zeros_like(self.ids, dtype=torch.bool).scatter_(1, self.slots, True)
+        same = (self.ids == self.ids[:1]).all(dim=0) & (is_slot == is_slot[:1]).all(dim=0)
+        if per_class:
+            same &= ~is_slot.any(dim=0)
+        return int(same[: length - 1].int().cumprod(dim=0).sum())
+
 
 def place_context(
     tokenizer: PromptTokenizer, class_names: Sequence[str], tokens: int, position: Position
 ) -> PromptLayout:
-    """Lay out "context, class name, full stop" for every class (CoOp, sec. 3.2; "middle" and "front" likewise).
+    """Lay out context, class name and full stop for every class (CoOp, sec. 3.2).
+
+    As in CoOp's code, "middle" puts half of the tokens (rounded down) before the name.
 
     Raises:
-        UserError: a prompt is too long, naming the class.
+        UserError: a prompt is too long or a class name empty, naming the class; or `position` is not known.
     """
+    if position not in get_args(Position):
+        raise UserError(f"Expected position end, middle or front, got '{position}'.")
     start = len(tokenizer.start_ids)
     placeholder = [tokenizer.placeholder_id]
     bodies, slots = [], []
     for class_name in class_names:
         name = prompt_name(class_name)
-        # Name and full stop are tokenised together, as in "… name."; then cut where the name alone ends.
-        words = tokenizer.words(f"{name}.")
-        length = len(tokenizer.words(name))
+        # Tokenised together, as in "x x name."; then cut where the name alone ends.
+        words = tokenizer.following_words(f"{name}.")
+        length = len(tokenizer.following_words(name))
+        if not length:
+            raise UserError(
+                f"Expected words in every class name, got none in '{class_name}'; rename the class."
+            )
         if position == "end":
             body = placeholder * tokens + words
             places = list(range(tokens))

@@ -19,7 +19,9 @@ from cma_tune.clip.text_tower import NativeTextTower, TextTower
 
 def can_share(tower: TextTower) -> bool:
     """Whether the tower is causal, masks no padding, and is made of open_clip's plain residual blocks."""
-    if not isinstance(tower, NativeTextTower) or not tower.causal or tower.pad_masked or tower.pool == "first":
+    if not isinstance(tower, NativeTextTower) or not tower.causal:
+        return False
+    if tower.pad_masked or tower.pool == "first":
         return False
     return all(
         isinstance(getattr(block, "attn", None), nn.MultiheadAttention)
@@ -83,7 +85,7 @@ def _queries_keys_values(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """``[N, L, W]`` → three of ``[N, H, L, W/H]``."""
     attention = block.attn
     projected = linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    heads = projected.unflatten(-1, (3, attention.num_heads, -1))  # [N, L, 3, H, W/H]
+    heads = projected.reshape(*projected.shape[:2], 3, attention.num_heads, -1)  # [N, L, 3, H, W/H]
     q, k, v = heads.permute(2, 0, 3, 1, 4)
     return q, k, v
 

@@ -1,8 +1,9 @@
 """Text features from token *embeddings*, for every text tower open_clip builds.
 
-A prompt learner needs the text tower from its embeddings on; open_clip's ``encode_text`` starts from token ids.
-The towers here are views of the model's own modules: nothing is copied, and at full length the features equal
-``encode_text`` exactly. Where the mask is causal, tokens after the pooled one can't change it, so they are cut.
+A prompt learner needs the text tower from its embeddings on; open_clip's ``encode_text`` starts from token
+ids. The towers here are views of the model's own modules: nothing is copied, and at full length the features
+equal ``encode_text`` exactly. Where the mask is causal, tokens after the pooled one can't change it, so they
+are cut.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ class TextTower(nn.Module):
 
     Attributes:
         width: width of the token embeddings.
+        vocabulary_size: number of token embeddings.
         context_length: longest sequence of token ids.
     """
 
     width: int
+    vocabulary_size: int
     context_length: int
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
@@ -39,9 +42,12 @@ class TextTower(nn.Module):
         raise TypeError(f"{type(self).__name__} is an interface")
 
     def forward(self, embeddings: Tensor, ids: Tensor) -> Tensor:
-        """Embeddings ``[N, L', W]`` with L' ≥ `needed_length`, and the full ids ``[N, L]`` → features ``[N, D]``.
+        """Text features ``[N, D]``, as the model makes them (not normalised).
 
-        The ids say where padding and the pooled token are; the embeddings may differ from theirs.
+        Args:
+            embeddings: ``[N, L', W]`` with L' ≥ `needed_length`.
+            ids: ``[N, L]`` in full. They say where padding and the pooled token are; the embeddings may
+                differ from theirs.
         """
         raise TypeError(f"{type(self).__name__} is an interface")
 
@@ -51,17 +57,26 @@ class TextTower(nn.Module):
 
 
 class NativeTextTower(TextTower):
-    """open_clip's own transformer, on the model itself (`CLIP`) or under ``model.text`` (`CustomTextCLIP`, `CoCa`)."""
+    """open_clip's own transformer: `CLIP` itself, or ``model.text`` of a `CustomTextCLIP` or `CoCa`.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: what holds the token embedding, positions, transformer, norm and projection.
+        name: the backbone's name, for errors.
+
+    Raises:
+        UserError: the tower pools in a way that is not known here.
+    """
+
+    def __init__(self, module: nn.Module, name: str = "the backbone") -> None:
         super().__init__()
         # The tower is a view: its parameters belong to the backbone that owns `module`.
         self._owner = (module,)
         text: Any = module
         self.width = text.token_embedding.embedding_dim
+        self.vocabulary_size = text.token_embedding.num_embeddings
         self.context_length = text.context_length
         self.pool = getattr(text, "text_pool_type", None) or text.pool_type
-        self.eos_id = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
+        self.eos_id = int(text.text_eos_id if hasattr(text, "text_eos_id") else text.eos_id)
         self.pad_id = getattr(text, "pad_id", 0)
         self.causal = text.attn_mask is not None
         self.appended_cls = getattr(text, "cls_emb", None) is not None
@@ -69,28 +84,29 @@ class NativeTextTower(TextTower):
         self.shifted_pad_mask = self.appended_cls and not text.correct_cls_mask
         if not self.appended_cls and self.pool not in ("argmax", "eos", "first", "last"):
             raise UserError(
-                f"Expected a text tower that pools argmax, eos, first, last or an appended class token, "
-                f"got pooling '{self.pool}'; choose another backbone."
+                f"Expected a text tower that pools argmax, eos, first, last or an appended class token in "
+                f"'{name}', got pooling '{self.pool}'; choose another backbone."
             )
 
     @property
-    def _text(self) -> Any:
+    def text(self) -> Any:
+        """open_clip's module that holds the text parts."""
         return self._owner[0]
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """See `TextTower.token_embeddings`."""
-        return torch.as_tensor(self._text.token_embedding(ids))
+        return torch.as_tensor(self.text.token_embedding(ids))
 
     def vocabulary(self) -> Tensor:
         """See `TextTower.vocabulary`."""
-        return torch.as_tensor(self._text.token_embedding.weight.detach())
+        return torch.as_tensor(self.text.token_embedding.weight.detach())
 
     def pooled_index(self, ids: Tensor) -> Tensor:
         """Position ``[N]`` of the token that becomes the feature (not for an appended class token)."""
         if self.pool == "argmax":
             return ids.argmax(dim=-1)
         if self.pool == "eos":
-            return (ids == self.eos_id).int().argmax(dim=-1)
+            return torch.eq(ids, self.eos_id).int().argmax(dim=-1)
         last = 0 if self.pool == "first" else ids.shape[1] - 1
         return torch.full((ids.shape[0],), last, device=ids.device)
 
@@ -108,7 +124,7 @@ class NativeTextTower(TextTower):
 
     def _mask(self, ids: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
         """Additive attention mask over the kept tokens (and the class token, if one is appended)."""
-        text, full = self._text, ids.shape[1]
+        text, full = self.text, ids.shape[1]
         kept = list(range(length)) + ([full] if self.appended_cls else [])
         index = torch.tensor(kept, device=ids.device)
         mask: Tensor | None = None
@@ -128,7 +144,7 @@ class NativeTextTower(TextTower):
 
     def forward(self, embeddings: Tensor, ids: Tensor) -> Tensor:
         """See `TextTower.forward`."""
-        text = self._text
+        text = self.text
         dtype = text.transformer.get_cast_dtype()
         length = embeddings.shape[1]
         x = embeddings.to(dtype)  # [N, L', W]
@@ -144,26 +160,47 @@ class NativeTextTower(TextTower):
             rows = torch.arange(len(x), device=x.device)
             # LayerNorm works on each token alone, so only the pooled one needs it.
             pooled = text.ln_final(x[rows, self.pooled_index(ids)])
-        if text.text_projection is None:
-            return torch.as_tensor(pooled)
-        if isinstance(text.text_projection, nn.Linear):
-            return torch.as_tensor(text.text_projection(pooled))
-        return torch.as_tensor(pooled @ text.text_projection)
+        return self.project(pooled)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The pooled tokens ``[N, W]``, after the final norm, in the space of the images: ``[N, D]``."""
+        projection = self.text.text_projection
+        if projection is None:
+            return pooled
+        if isinstance(projection, nn.Linear):
+            return torch.as_tensor(projection(pooled))
+        return torch.as_tensor(pooled @ projection)
 
 
 class HuggingFaceTextTower(TextTower):
-    """A transformers encoder inside open_clip's `HFTextEncoder` (RoBERTa, XLM-R, mT5, NLLB, …)."""
+    """A transformers encoder inside open_clip's `HFTextEncoder` (RoBERTa, XLM-R, mT5, NLLB, …).
+
+    Args:
+        module: the `HFTextEncoder`.
+        context_length: longest sequence of token ids.
+        name: the backbone's name, for errors.
+
+    Raises:
+        UserError: the encoder pools in a way that is not known here.
+    """
 
     causal = False
 
-    def __init__(self, module: nn.Module, context_length: int) -> None:
+    def __init__(self, module: nn.Module, context_length: int, name: str = "the backbone") -> None:
         super().__init__()
         self._owner = (module,)
         text: Any = module
+        pooler = type(text.pooler).__name__
+        if pooler not in ("MeanPooler", "ClsPooler", "ClsLastHiddenStatePooler"):
+            raise UserError(
+                f"Expected a transformers text encoder that pools the mean or its class token in '{name}', "
+                f"got {pooler}; choose another backbone."
+            )
         self.context_length = context_length
         self.pad_id = int(text.config.pad_token_id)
         self._embedding = (text.transformer.get_input_embeddings(),)
         self.width = int(self._embedding[0].embedding_dim)
+        self.vocabulary_size = int(self._embedding[0].num_embeddings)
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """See `TextTower.token_embeddings`."""
@@ -171,7 +208,9 @@ class HuggingFaceTextTower(TextTower):
 
     def vocabulary(self) -> Tensor:
         """See `TextTower.vocabulary`."""
-        return torch.as_tensor(self._embedding[0].weight.detach())
+        # Through the module, not its weight: some (NLLB's) scale what they look up.
+        every = torch.arange(self.vocabulary_size, device=self._embedding[0].weight.device)
+        return self.token_embeddings(every).detach()
 
     def needed_length(self, ids: Tensor) -> int:
         """See `TextTower.needed_length`; padding is masked, so it can be dropped."""
@@ -196,7 +235,7 @@ def text_tower(model: nn.Module, context_length: int, name: str) -> TextTower:
     """
     text = getattr(model, "text", None)
     if isinstance(text, nn.Module) and hasattr(text, "pooler") and hasattr(text, "proj"):
-        tower: TextTower = HuggingFaceTextTower(text, context_length)
+        tower: TextTower = HuggingFaceTextTower(text, context_length, name)
     else:
         owner = text if isinstance(text, nn.Module) else model
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "attn_mask")
@@ -206,5 +245,5 @@ def text_tower(model: nn.Module, context_length: int, name: str) -> TextTower:
                 f"Expected a text tower of open_clip's own kind or a transformers encoder in '{name}', "
                 f"got {type(owner).__name__} without {', '.join(missing)}; choose another backbone."
             )
-        tower = NativeTextTower(owner)
+        tower = NativeTextTower(owner, name)
     return tower

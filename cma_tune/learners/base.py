@@ -68,15 +68,13 @@ class Learner(nn.Module):
 
         Args:
             image_features: from the backbone.
-            text_features: ``[C, D]`` if they were computed before; by default they are computed here.
+            text_features: ``[C, D]`` or ``[B, C, D]`` if they were computed before; by default they are
+                computed here.
         """
         text = self.text_features(image_features) if text_features is None else text_features
         # Logits in full precision whatever autocast says: they are scaled by up to 100.
         with torch.autocast(image_features.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(image_features.dtype, text.dtype), torch.float32)
             image, text = image_features.to(dtype), text.to(dtype)
-            if text.dim() == 2:
-                cosines = image @ text.T
-            else:
-                cosines = torch.einsum("bd,bcd->bc", image, text)
+            cosines = image @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", image, text)
             return PromptOutput(self.backbone.scale.to(cosines) * cosines, image, text)

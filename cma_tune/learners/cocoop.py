@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.prompts import insert_context
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner, ContextOptions
 
@@ -37,7 +36,10 @@ class CoCoOp(ContextLearner):
         meta_net: nn.Sequential | None = None,
     ) -> None:
         if options is not None and options.per_class:
-            raise UserError("Expected a shared context for CoCoOp, got class-specific ones; set --context.per_class false.")
+            raise UserError(
+                "Expected a shared context for CoCoOp, got class-specific contexts; "
+                "set --context.per_class false."
+            )
         super().__init__(backbone, class_names, options, seed, context)
         if meta_net is None:
             meta_net = _meta_net(self._feature_width(), backbone.tower.width, seed).to(backbone.device)
@@ -51,25 +53,17 @@ class CoCoOp(ContextLearner):
         """Class embeddings ``[B, C, D]`` for image features ``[B, D]``."""
         if image_features is None:
             raise ValueError("Expected image features: CoCoOp's text is conditioned on the image, got None.")
-        shift = self.meta_net(image_features.to(self.context.dtype))  # [B, W]
-        contexts = self.context + shift[:, None, :]  # [B, M, W]
+        shift: Tensor = self.meta_net(image_features.to(self.context.dtype))  # [B, W]
+        contexts: Tensor = self.context + shift[:, None, :]  # [B, M, W]
         classes = len(self.class_names)
         if not len(contexts):
             return image_features.new_zeros(0, classes, image_features.shape[-1]) + 0 * contexts.sum()
         images = max(1, MAX_PROMPTS // classes)
-        chunks = contexts.split(images)
+        chunks = torch.split(contexts, images)
         if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._encode_images(chunk) for chunk in chunks])
+            return torch.cat([self.encode(chunk) for chunk in chunks])
         # Recomputed in the backward pass, so that memory does not grow with the batch.
-        return torch.cat([checkpoint(self._encode_images, chunk, use_reentrant=False) for chunk in chunks])
-
-    def _encode_images(self, contexts: Tensor) -> Tensor:
-        """Class embeddings ``[B, C, D]`` under one context per image ``[B, M, W]``."""
-        images, classes = len(contexts), len(self.class_names)
-        per_prompt = contexts.repeat_interleave(classes, dim=0)  # [B·C, M, W]
-        embeddings = insert_context(self.embeddings.repeat(images, 1, 1), self.slots.repeat(images, 1), per_prompt)
-        features = self.backbone.encode_prompts(embeddings, self.ids.repeat(images, 1))
-        return features.reshape(images, classes, -1)
+        return torch.cat([checkpoint(self.encode, chunk, use_reentrant=False) for chunk in chunks])
 
     def for_classes(self, class_names: Sequence[str]) -> CoCoOp:
         """The learned context and meta-net over other names; the parameters are shared, not copied."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +43,22 @@ def initial_context(backbone: Backbone, options: ContextOptions, classes: int, s
         if not ids:
             raise UserError(f"Expected words to start the context from, got '{options.words}'.")
         with torch.no_grad():
-            context = backbone.tower.token_embeddings(torch.tensor([ids], device=backbone.device))[0].float().cpu()
+            embeddings = backbone.tower.token_embeddings(torch.tensor([ids], device=backbone.device))
+        context = embeddings[0].float().cpu()
         return context.expand(classes, -1, -1).clone() if options.per_class else context.clone()
     if options.tokens < 1:
         raise UserError(f"Expected at least 1 context token, got {options.tokens}; use zero-shot for none.")
     shape = (options.tokens, backbone.tower.width)
     # Drawn on the CPU, so that a device does not change the start.
     return 0.02 * torch.randn((classes, *shape) if options.per_class else shape, generator=generator)
+
+
+def _check_context(context: Tensor, options: ContextOptions, classes: int, width: int) -> None:
+    leading = (classes,) if options.per_class else ()
+    shape = tuple(context.shape)
+    if len(shape) != len(leading) + 2 or shape[:-2] != leading or shape[-1] != width or shape[-2] < 1:
+        wanted = ", ".join([*map(str, leading), "tokens", str(width)])
+        raise UserError(f"Expected context vectors of shape [{wanted}], got {list(shape)}.")
 
 
 class ContextLearner(Learner):
@@ -62,8 +71,12 @@ class ContextLearner(Learner):
         seed: of the random start.
         context: context vectors to take instead of a start of their own.
 
+    Attributes:
+        context: the learned vectors, ``[M, W]`` or per class ``[C, M, W]``.
+        options: with the number of tokens there really are.
+
     Raises:
-        UserError: a prompt is too long for the text tower, naming the class.
+        UserError: a prompt is too long for the text tower, naming the class; or `context` does not fit.
     """
 
     ids: Tensor
@@ -79,22 +92,34 @@ class ContextLearner(Learner):
         context: nn.Parameter | None = None,
     ) -> None:
         super().__init__(backbone, class_names)
-        self.options = options = options or ContextOptions()
+        options = options or ContextOptions()
         if context is None:
             start = initial_context(backbone, options, len(class_names), seed).to(backbone.device)
             context = nn.Parameter(start)
+        _check_context(context, options, len(class_names), backbone.tower.width)
         self.context = context
-        layout = place_context(backbone.tokenizer, class_names, context.shape[-2], options.position)
+        self.options = options = replace(options, tokens=context.shape[-2])
+        layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
         ids = layout.ids.to(backbone.device)
+        length = backbone.tower.needed_length(ids)
         with torch.no_grad():
-            embeddings = backbone.tower.token_embeddings(ids)[:, : backbone.tower.needed_length(ids)]
+            embeddings = backbone.tower.token_embeddings(ids)[:, :length]
         self.register_buffer("ids", ids, persistent=False)
         self.register_buffer("slots", layout.slots.to(backbone.device), persistent=False)
         self.register_buffer("embeddings", embeddings, persistent=False)
+        self.shared_tokens = layout.shared_tokens(length, per_class=options.per_class)
 
-    def encode(self, context: Tensor) -> Tensor:
-        """Text features ``[C, D]`` of unit length under a context ``[M, W]`` or ``[C, M, W]``."""
-        return self.backbone.encode_prompts(insert_context(self.embeddings, self.slots, context), self.ids)
+    def encode(self, contexts: Tensor) -> Tensor:
+        """Text features of unit length under several contexts.
+
+        Args:
+            contexts: ``[G, M, W]``, or class-specific ``[G, C, M, W]``.
+
+        Returns:
+            ``[G, C, D]``.
+        """
+        prompts = torch.stack([insert_context(self.embeddings, self.slots, context) for context in contexts])
+        return self.backbone.encode_groups(prompts, self.ids, self.shared_tokens)
 
 
 class CoOp(ContextLearner):
@@ -104,7 +129,7 @@ class CoOp(ContextLearner):
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:
         """Class embeddings ``[C, D]`` under the learned context."""
-        return self.encode(self.context)
+        return self.encode(self.context[None])[0]
 
     def for_classes(self, class_names: Sequence[str]) -> CoOp:
         """The learned context over other names; the parameter is shared, not copied.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.errors import UserError
@@ -24,26 +25,41 @@ LEARNERS: dict[str, type[CoOp] | type[CoCoOp]] = {learner.name: learner for lear
 log = logging.getLogger(__name__)
 
 
-def save_prompt(learner: ContextLearner, folder: Path | str, provenance: Mapping[str, Any] | None = None) -> None:
+def save_prompt(
+    learner: ContextLearner, folder: Path | str, provenance: Mapping[str, Any] | None = None
+) -> None:
     """Write what `learner` has learned.
+
+    The card holds the digest of the weights, so that loading tells where a kill left new ones beside an old
+    card.
 
     Args:
         learner: a CoOp or CoCoOp learner.
         folder: made if it is missing.
         provenance: more entries of the card (split digest, seed, figures); must be JSON.
+
+    Raises:
+        ValueError: `provenance` takes the name of one of the card's own entries.
     """
     folder = Path(folder)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
-    write_atomically(folder / WEIGHTS, lambda temporary: save_file(tensors, str(temporary)))
+    weights = save({name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()})
     card = {
         "format": FORMAT,
         "learner": learner.name,
         "backbone": learner.backbone.describe(),
         "context": {**asdict(learner.options), "shape": list(learner.context.shape)},
         "class_names": list(learner.class_names),
-        **(provenance or {}),
+        "weights": hashlib.sha256(weights).hexdigest(),
     }
-    write_json(folder / CARD, card)
+    taken = sorted(set(card) & set(provenance or {}))
+    if taken:
+        raise ValueError(f"Expected other names than the card's own in provenance, got {', '.join(taken)}.")
+    write_atomically(folder / WEIGHTS, lambda temporary: _write(temporary, weights))
+    write_json(folder / CARD, {**card, **(provenance or {})})
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def read_card(folder: Path | str) -> dict[str, Any]:
@@ -54,42 +70,81 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / CARD
     card = read_json(path, "the card of a learned prompt")
-    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
-        raise UserError(f"Expected a prompt card of format {FORMAT} at {path}, got something else; save the prompt again.")
-    return card
+    fits = isinstance(card, dict) and card.get("format") == FORMAT and card.get("learner") in LEARNERS
+    if not fits or not {"backbone", "context", "class_names", "weights"} <= set(card):
+        raise UserError(
+            f"Expected a prompt card of format {FORMAT} at {path}, got something else; save the prompt again."
+        )
+    return dict(card)
+
+
+def _options(card: Mapping[str, Any], folder: Path) -> tuple[ContextOptions, list[int]]:
+    """The context's form and shape, from a card."""
+    try:
+        fields = dict(card["context"])
+        shape = [int(length) for length in fields.pop("shape")]
+        return ContextOptions(**fields), shape
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"Expected tokens, position, per_class, words and shape of the context in {folder / CARD}, "
+            f"got {card['context']}; save the prompt again."
+        ) from None
+
+
+def _read_weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise UserError(f"Expected the weights of a learned prompt at {path}, but can't read them.") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(
+            f"Expected the weights that {folder / CARD} was written for at {path}, got others or a damaged "
+            "file; save the prompt again."
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise UserError(f"Expected safetensors at {path}, but: {error}; save the prompt again.") from None
 
 
 def from_pretrained(
     folder: Path | str, backbone: Backbone | None = None, device: torch.device | str = "cpu"
 ) -> CoOp | CoCoOp:
-    """Load a learned prompt, with its backbone if none is given.
+    """Load a learned prompt, with its backbone if none is given. It is frozen, ready to predict.
+
+    Args:
+        folder: what `save_prompt` wrote.
+        backbone: the model it was learned on, if it is there already.
+        device: where the backbone is loaded to if it is not.
 
     Raises:
         UserError: files are missing or don't fit, or the backbone's weights are not those it was learned on.
     """
     folder = Path(folder)
     card = read_card(folder)
+    options, shape = _options(card, folder)
+    weights = _read_weights(folder, card["weights"])
     wanted = card["backbone"]
     if backbone is None:
         backbone = load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
     if backbone.weights_digest != wanted["weights"]:
         raise UserError(
-            f"Expected the backbone that {folder} was learned on ({wanted['name']}, weights {wanted['weights'][:12]}), "
-            f"got {backbone.name} with weights {backbone.weights_digest[:12]}; load the same weights."
+            f"Expected the backbone that {folder} was learned on ({wanted['name']}, weights "
+            f"{wanted['weights'][:12]}), got {backbone.name} with weights {backbone.weights_digest[:12]}; "
+            "load the same weights."
         )
     if backbone.preprocessing.digest() != wanted["preprocessing"]:
         log.warning("the backbone's preprocessing is not the one that %s was learned with", folder)
-    shape = card["context"]["shape"]
-    fields = {name: value for name, value in card["context"].items() if name != "shape"}
-    # The number of tokens is the learned one, whichever way the start was chosen.
-    options = ContextOptions(**{**fields, "tokens": shape[-2]})
-    context = torch.nn.Parameter(torch.zeros(shape, device=backbone.device))
+    if "context" not in weights or list(weights["context"].shape) != shape:
+        raise UserError(f"Expected context vectors of shape {shape} in {folder / WEIGHTS}, got others.")
+    context = torch.nn.Parameter(weights["context"].to(backbone.device))
     learner = LEARNERS[card["learner"]](backbone, card["class_names"], options, context=context)
     try:
-        learner.load_state_dict(load_file(str(folder / WEIGHTS)))
-    except (FileNotFoundError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"Expected the weights of a learned prompt at {folder / WEIGHTS}, but: {reason}") from None
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"Expected weights that fit the card in {folder}, but: {reason}.") from None
     learner.requires_grad_(False)
     return learner
 
@@ -97,21 +152,32 @@ def from_pretrained(
 def nearest_words(learner: ContextLearner, count: int = 5) -> list[list[tuple[str, float]]]:
     """For every context token, the vocabulary's words at the smallest Euclidean distance (CoOp, table 4).
 
+    Words whose embedding is zero are left out: the backbone never saw them.
+
+    Args:
+        learner: its context may be shared or class-specific; of the latter the mean over classes is taken.
+        count: words per token, at most.
+
     Returns:
-        One list per token (class-specific contexts: the mean over classes) of (word, distance).
+        One list per context token of (word, distance), nearest first.
+
+    Raises:
+        UserError: `count` is below 1.
     """
+    if count < 1:
+        raise UserError(f"Expected at least 1 word per context token, got {count}.")
     backbone = learner.backbone
     context = learner.context.detach().float()
     if context.dim() == 3:
         context = context.mean(dim=0)
     tower = backbone.tower
     vocabulary = tower.vocabulary().float()  # [V, W]
-    distances = torch.cdist(context, vocabulary)  # [M, V]
-    # Rows that are exactly zero belong to tokens the backbone never saw.
-    distances[:, vocabulary.abs().sum(dim=-1) == 0] = torch.inf
-    values, ids = distances.topk(count, dim=-1, largest=False)
+    # By differences: from dot products, as cdist does by default here, a distance of 0 comes out as 1e-3.
+    distances = torch.cdist(context, vocabulary, compute_mode="donot_use_mm_for_euclid_dist")  # [M, V]
+    seen = (vocabulary != 0).any(dim=-1)
+    distances[:, ~seen] = torch.inf
+    values, ids = distances.topk(min(count, int(seen.sum())), dim=-1, largest=False)
     return [
         [(backbone.tokenizer.decode([int(i)]), float(v)) for i, v in zip(row_ids, row_values, strict=True)]
         for row_ids, row_values in zip(ids, values, strict=True)
     ]
-

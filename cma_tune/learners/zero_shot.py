@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.data.splits import prompt_name
+from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
 
 
@@ -21,7 +22,8 @@ class ZeroShot(Learner):
         templates: prompts with one ``{}`` each.
 
     Raises:
-        UserError: a prompt is longer than the text tower takes.
+        UserError: a prompt is longer than the text tower takes, naming the class; or a template has no
+            place for the name.
     """
 
     name = "zero_shot"
@@ -30,9 +32,17 @@ class ZeroShot(Learner):
     def __init__(self, backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> None:
         super().__init__(backbone, class_names)
         self.templates = tuple(templates)
+        wrong = [template for template in self.templates if template.count("{}") != 1]
+        if wrong or not self.templates:
+            raise UserError(
+                "Expected templates with one {} each for the class name, "
+                + (f"got '{wrong[0]}'." if wrong else "got none.")
+            )
         names = [prompt_name(name) for name in class_names]
+        # Not str.format: braces in a template or a name mean nothing more.
         per_template = [
-            backbone.encode_texts([template.format(name) for name in names]) for template in templates
+            backbone.encode_texts([template.replace("{}", name) for name in names], class_names=class_names)
+            for template in self.templates
         ]
         mean = nn.functional.normalize(torch.stack(per_template).mean(dim=0), dim=-1)
         self.register_buffer("embeddings", mean, persistent=False)
