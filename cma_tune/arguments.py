@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from cma_tune.errors import UserError, nearest
 
@@ -39,54 +40,66 @@ def normalize(
 ) -> list[str]:
     """Dashes in names to underscores, ``1,2,4`` to lists, switches without a value to true.
 
+    Args:
+        arguments: as typed, without the command.
+        config: dataclass of the command.
+        command: its name, for messages.
+        positional: option that arguments without a name belong to, if any.
+
     Raises:
-        UserError: a value stands where an option should.
+        UserError: a value stands where an option should, or an option has none.
     """
     kinds: dict[str, Any] = dict(options(config))
     result: list[str] = []
     loose: list[str] = []
-    queue = list(arguments)
+    queue = deque(arguments)
     while queue:
-        token = queue.pop(0)
-        if not token.startswith("--") or token == "--":
-            if token.startswith("-") and len(token) > 1 and not _is_number(token):
-                result.append(token)  # -h, or a short option the parser will name as unknown
-            else:
-                loose.append(token)
+        token = queue.popleft()
+        if not token.startswith("--"):
+            # A short option such as -h is the parser's to know or refuse.
+            (result if token.startswith("-") and not _is_number(token) else loose).append(token)
             continue
         flag, equals, value = token.partition("=")
         name = flag[2:].replace("-", "_")
         name = SPELLINGS.get(name, name)
         if name.startswith("no_") and kinds.get(name[3:]) is bool and not equals:
             result.append(f"--{name[3:]}=false")
-            continue
-        if name not in kinds:
-            result.append(f"--{name}{equals}{value}")
-            # The value of --config, or of a flag that does not exist, goes along with it.
-            if not equals and queue and not queue[0].startswith("--") and name not in ("help", "print_config"):
-                result.append(queue.pop(0))
-            continue
-        if kinds[name] is bool and not equals:
-            has_value = bool(queue) and queue[0].lower() in ("true", "false", "yes", "no")
-            value = queue.pop(0) if has_value else "true"
-        elif not equals:
-            if not queue or (queue[0].startswith("--")):
-                raise UserError(f"Expected a value after {flag}, got none; see 'cma-tune {command} --help'.")
-            value = queue.pop(0)
-        result += _assignment(name, value, kinds[name])
-    if loose and positional is None:
-        raise UserError(
-            f"Expected options like --dataset NAME, got '{loose[0]}' without one; see 'cma-tune {command} --help'."
-        )
-    if loose:
-        assert positional is not None
-        if get_origin(kinds[positional]) is list:
-            result.append(f"--{positional}={json.dumps(loose)}")
-        elif len(loose) > 1:
-            raise UserError(f"Expected one {positional}, got {len(loose)}: {', '.join(loose)}.")
+        elif name not in kinds:
+            result += [f"--{name}{equals}{value}", *_stray_value(name, equals, queue)]
         else:
-            result.append(f"--{positional}={loose[0]}")
-    return result
+            value = value if equals else _next_value(flag, kinds[name], queue, command)
+            result += _assignment(name, value, kinds[name])
+    return result + _positional(loose, positional, kinds, command)
+
+
+def _stray_value(name: str, equals: str, queue: deque[str]) -> list[str]:
+    """The value of --config, or of an option that does not exist, goes along with it."""
+    if equals or name in ("help", "print_config") or not queue or queue[0].startswith("--"):
+        return []
+    return [queue.popleft()]
+
+
+def _next_value(flag: str, kind: Any, queue: deque[str], command: str) -> str:
+    if kind is bool:
+        return queue.popleft() if queue and queue[0].lower() in ("true", "false", "yes", "no") else "true"
+    if not queue or queue[0].startswith("--"):
+        raise UserError(f"Expected a value after {flag}, got none; see 'cma-tune {command} --help'.")
+    return queue.popleft()
+
+
+def _positional(loose: list[str], positional: str | None, kinds: dict[str, Any], command: str) -> list[str]:
+    if not loose:
+        return []
+    if positional is None:
+        raise UserError(
+            f"Expected options like --output FOLDER, got '{loose[0]}' without one; "
+            f"see 'cma-tune {command} --help'."
+        )
+    if get_origin(kinds[positional]) is list:
+        return [f"--{positional}={json.dumps(loose)}"]
+    if len(loose) > 1:
+        raise UserError(f"Expected one {positional}, got {len(loose)}: {', '.join(loose)}.")
+    return [f"--{positional}={loose[0]}"]
 
 
 def _assignment(name: str, value: str, kind: Any) -> list[str]:
@@ -109,23 +122,23 @@ def _is_number(text: str) -> bool:
 def one_sentence(message: str, config: type, command: str) -> str:
     """The parser's complaint in one sentence, with the nearest option where one is unknown."""
     known = [name for name, _ in options(config)]
-    unknown = re.search(r"[Uu]nrecognized arguments: (--)?([^\s=]+)", message)
+    see = f"see 'cma-tune {command} --help'."
+    unknown = re.search(r"[Uu]nrecognized arguments: (?:--)?([^\s=]+)", message)
     if unknown:
-        name = unknown.group(2)
-        return (
-            f"Expected options of '{command}', got --{name}{nearest(name, known)}; "
-            f"see 'cma-tune {command} --help'."
-        )
-    key = re.search(r"(?:Option|Key|key) ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
+        name = unknown.group(1)
+        return f"Expected options of '{command}', got --{name}{nearest(name, known)}; {see}"
+    key = re.search(r"[Oo]ption ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
     if key:
         name = key.group(1)
         group = re.search(r"[Pp]arser key ['\"]([\w.]+)['\"]", message)
         path = f"{group.group(1)}.{name}" if group and group.group(1) in known else name
-        return f"Expected config keys of '{command}', got '{path}'{nearest(path, known)}; mend the config file."
+        return f"Expected keys of '{command}' in its config, got '{path}'{nearest(path, known)}; {see}"
     missing = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is required|required.*?: *-*([\w.]+)", message)
     if missing:
-        return f"Expected {missing.group(1) or missing.group(2)} for '{command}', got none; see 'cma-tune {command} --help'."
+        return f"Expected --{missing.group(1) or missing.group(2)} for '{command}', got none; {see}"
     text = re.sub(r"\s+", " ", message).strip().rstrip(".")
+    if text.startswith("Problems parsing config:"):
+        return f"Expected YAML in the file of --config, but{text.partition(':')[2]}."
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     value = re.match(r"(?:Parser key|Key) \"([\w.]+)\": ?(.*)", text)
     if value:

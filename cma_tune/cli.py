@@ -131,7 +131,7 @@ COMMANDS: dict[str, Command] = {
 
 EPILOG = """examples:
   cma-tune quickstart
-  cma-tune few-shot --dataset folder:./flowers --backbone ViT-B-16-quickgelu --pretrained openai --shots 1,4,16
+  cma-tune few-shot --dataset folder:./flowers --backbone RN50-quickgelu --pretrained openai --shots 1,4
   cma-tune few-shot --config configs/few_shot/cma_rn50.yaml --dataset dtd --data-root ~/data --seeds 1,2,3
   accelerate launch --num_processes 2 -m cma_tune base-to-novel --dataset shapes --weights 0,0.1,0.5
   cma-tune report runs --format markdown
@@ -167,7 +167,9 @@ def _dispatch(arguments: list[str]) -> None:
         return
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        raise UserError(f"Expected a command out of {', '.join(COMMANDS)}, got '{name}'{nearest(name, COMMANDS)}.")
+        raise UserError(
+            f"Expected a command out of {', '.join(COMMANDS)}, got '{name}'{nearest(name, COMMANDS)}."
+        )
     config = parse(name, rest)
     # Tensors cross process borders in training; their own warnings about forking are noise here.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -178,7 +180,12 @@ def _help() -> str:
     lines = ["usage: cma-tune COMMAND [options]", "", "Adapt CLIP with few labels.", "", "commands:"]
     for name, command in COMMANDS.items():
         lines.append(f"  {name:14} {(command.config.__doc__ or '').splitlines()[0]}")
-    lines += ["", "'cma-tune COMMAND --help' lists its options, '--print_config' prints them as YAML.", "", EPILOG]
+    lines += [
+        "",
+        "'cma-tune COMMAND --help' lists its options, '--print_config' prints them as YAML.",
+        "",
+        EPILOG,
+    ]
     return "\n".join(lines).rstrip()
 
 
@@ -195,7 +202,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
 
     class Parser(ArgumentParser):  # type: ignore[misc]
-        def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        def error(self, message: str, ex: Exception | None = None) -> None:
             raise UserError(one_sentence(message, command.config, name))
 
     parser = Parser(prog=f"cma-tune {name}", description=(command.config.__doc__ or "").splitlines()[0])

@@ -1,0 +1,172 @@
+"""The command line: quick to answer, forgiving in spelling, one sentence for a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cma_tune.arguments import normalize
+from cma_tune.cli import COMMANDS, main, parse
+from cma_tune.config import BaseToNovelConfig, FewShotConfig
+from cma_tune.errors import UserError
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from cma_tune.cli import main\n"
+        "main(['--help'])\n"
+        "try:\n    main(['few-shot', '--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'open_clip', 'transformers', 'datasets', 'accelerate', 'numpy', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+def test_module_and_script_are_the_same_command() -> None:
+    script = Path(sys.executable).with_name("cma-tune")
+    by_script = subprocess.run([str(script), "--help"], capture_output=True, text=True)
+    by_module = python("-m", "cma_tune", "--help")
+    assert by_script.returncode == by_module.returncode == 0
+    assert by_script.stdout == by_module.stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["--shots", "1,2,4"], {"shots": [1, 2, 4]}),
+        (["--shot", "8"], {"shots": [8]}),
+        (["--shots=[1, 16]"], {"shots": [1, 16]}),
+        (["--seed", "0"], {"seeds": [0]}),
+        (["--cma-weight", "0.5"], {"weights": [0.5]}),
+        (["--weights", "0,.3,1"], {"weights": [0.0, 0.3, 1.0]}),
+        (["--data-root", "somewhere"], {"data_root": "somewhere"}),
+        (["--select-weight", "--dataset", "shapes"], {"select_weight": True, "dataset": "shapes"}),
+        (["--select-weight", "false"], {"select_weight": False}),
+        (["--no-resume"], {"resume": False}),
+        (["--resume"], {"resume": True}),
+        (
+            ["--template", "a photo of a {}, a type of pet."],
+            {"templates": ["a photo of a {}, a type of pet."]},
+        ),
+        (["--template", "a {}.", "--template", "the {}."], {"templates": ["a {}.", "the {}."]}),
+        (["--mixed-precision", "bf16"], {"mixed_precision": "bf16"}),
+    ],
+)
+def test_flags_as_people_write_them(typed: list[str], expected: dict[str, Any]) -> None:
+    config = parse("few-shot", typed)
+    assert isinstance(config, FewShotConfig)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_nested_options_and_config_files(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("shots: [2]\noptim:\n  lr: 0.01\n  epochs: 7\nweights: [recipe, 0]\n")
+    config = parse("base-to-novel", ["--config", str(path), "--optim.epochs", "9", "--context.per-class"])
+    assert isinstance(config, BaseToNovelConfig)
+    assert (config.shots, config.optim.lr, config.optim.epochs) == ([2], 0.01, 9)
+    assert config.weights == ["recipe", 0.0]
+    assert config.context.per_class
+
+
+def test_positional_arguments() -> None:
+    assert parse("report", ["runs", "--format", "csv"]).folder == "runs"
+    predict = parse("predict", ["a.jpg", "--prompt", "p", "b, c.jpg"])
+    assert predict.images == ["a.jpg", "b, c.jpg"]
+    assert normalize(["-1"], COMMANDS["report"].config, "report", "folder") == ["--folder=-1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "parts"),
+    [
+        ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean 'weights'"]),
+        ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean 'optim.epochs'"]),
+        ("few-shot", ["--optim.lr", "fast"], ["--optim.lr", "fast", "float"]),
+        ("few-shot", ["--learner", "cop"], ["--learner", "cop", "cocoop"]),
+        ("few-shot", ["--shots", "one"], ["--shots", "one"]),
+        ("few-shot", ["caltech101"], ["'caltech101' without one"]),
+        ("few-shot", ["--dataset"], ["value after --dataset"]),
+        ("few-shot", ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        ("report", [], ["--folder", "got none"]),
+        ("report", ["a", "b"], ["one folder", "got 2"]),
+        ("report", ["a", "--format", "html"], ["--format", "html", "latex"]),
+        ("predict", ["a.jpg"], ["--prompt", "got none"]),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(command: str, typed: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(command, typed)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("shotz: [1]\n", ["'shotz'", "did you mean 'shots'"]),
+        ("optim:\n  learning_rate: 1\n", ["learning_rate"]),
+        ("shots: {a: 1}\n", ["shots"]),
+        ("shots: [1\n", ["YAML", "--config", "line 1"]),
+    ],
+)
+def test_a_wrong_config_file_is_one_sentence(content: str, parts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse("few-shot", ["--config", str(path)])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        (["fewshot"], "did you mean 'few-shot'"),
+        (["few-shot", "--dataset", "caltech"], "did you mean 'caltech101'"),
+        (["few-shot", "--weights", "1.5"], "between 0 and 1"),
+        (["few-shot", "--backbone", "ViT-B16", "--dataset", "digits"], "did you mean"),
+        (["few-shot", "--backbone", "ViT-B-16"], "--pretrained"),
+        (["few-shot", "--dataset", "caltech101", "--data-root", "nowhere"], "nowhere"),
+        (["zero-shot", "--dataset", "folder:nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["predict", "nothing.jpg", "--prompt", "nowhere"], "nothing.jpg"),
+        (["words", "--prompt", "nowhere"], "nowhere"),
+        (["few-shot", "--weights", "recipe", "--dataset", "digits"], "release"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(
+    typed: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(typed)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("cma-tune: Expected ")
+    assert captured.err.count("\n") == 1
+    assert part in captured.err
+
+
+def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("few-shot", ["--shots", "1,2", "--optim.lr", "0.5", "--print_config"])
+    path = tmp_path / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert parse("few-shot", ["--config", str(path)]) == parse(
+        "few-shot", ["--shots", "1,2", "--optim.lr", "0.5"]
+    )
