@@ -20,6 +20,7 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, ContextOptions, CoOp
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
+BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 LEARNERS: dict[str, type[CoOp] | type[CoCoOp]] = {learner.name: learner for learner in (CoOp, CoCoOp)}
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,21 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / CARD
     card = read_json(path, "the card of a learned prompt")
-    fits = isinstance(card, dict) and card.get("format") == FORMAT and card.get("learner") in LEARNERS
-    if not fits or not {"backbone", "context", "class_names", "weights"} <= set(card):
+    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
         raise UserError(
             f"Expected a prompt card of format {FORMAT} at {path}, got something else; save the prompt again."
         )
-    return dict(card)
+    backbone, names = card.get("backbone"), card.get("class_names")
+    fits = {
+        "backbone": isinstance(backbone, dict) and set(backbone) >= BACKBONE_ENTRIES,
+        "class_names": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "context": isinstance(card.get("context"), dict),
+        "weights": isinstance(card.get("weights"), str),
+    }
+    unfit = [entry for entry, good in fits.items() if not good]
+    if unfit:
+        raise UserError(f"Expected {', '.join(unfit)} in the prompt card {path}; save the prompt again.")
+    return card
 
 
 def _options(card: Mapping[str, Any], folder: Path) -> tuple[ContextOptions, list[int]]:
