@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from tqdm import tqdm
 
 from cma_tune.clip.backbone import Backbone, check_backbone_name, load_backbone
-from cma_tune.config import ContextConfig, FewShotConfig, SourceConfig, ZeroShotConfig
+from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, SourceConfig, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.features import feature_identity, stored_features
-from cma_tune.data.images import Augmentation, train_transform
+from cma_tune.data.few_shot import few_shot_split
+from cma_tune.data.images import Augmentation, Transform, train_transform
 from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
-from cma_tune.data.splits import Item
+from cma_tune.data.splits import Item, Split
+from cma_tune.errors import UserError, nearest
 from cma_tune.learners import CoCoOp, CoOp, ZeroShot
 from cma_tune.learners.coop import ContextLearner, ContextOptions
 from cma_tune.train import Recipe
@@ -61,30 +68,76 @@ def recipe(config: FewShotConfig) -> Recipe:
     )
 
 
+View = tuple[int, int, Augmentation]
+"""One augmented view of every image: seed, epoch, augmentation."""
+
+
 class Setup:
     """What the runs of one config share: processes, dataset, backbone, stored image features.
 
     Everything is made on first use, so that a mistake in a later step is not waited for, and a finished run
     loads no weights.
+
+    Attributes:
+        config: its output, features folder, precision, batch sizes and workers are the runs'.
+        dataset: split, images, templates.
+
+    Raises:
+        UserError: the dataset, the backbone's name, the tracker or the precision can't be had.
     """
 
     def __init__(self, config: ZeroShotConfig, backbone: Backbone | None = None) -> None:
         self.config = config
         if backbone is not None:
             self.backbone = backbone  # loaded before, by another setup of this process
+        if isinstance(config, FewShotConfig):
+            _check_tracker(config.tracker)
         check_backbone_name(config.backbone, config.pretrained, config.model_config)
         # Loading the dataset finds most mistakes, and is cheap beside the weights.
         self.dataset: Dataset = load_dataset(
             config.dataset, Path(config.data_root), source_options(config.source), config.templates
         )
 
+        self._picks: dict[tuple[int, int, bool], Split] = {}
+        self._test: tuple[Tensor, Tensor] | None = None
+
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Processes, device, precision, trackers."""
+        """Processes, device, precision, trackers.
+
+        Raises:
+            UserError: the device can't compute in the precision.
+        """
         tracker = self.config.tracker if isinstance(self.config, FewShotConfig) else None
-        return Accelerator(
-            mixed_precision=self.config.mixed_precision, log_with=tracker, project_dir=self.config.output
+        accelerator = Accelerator(
+            mixed_precision=self.config.mixed_precision,
+            log_with=tracker,
+            project_dir=self.config.output,
+            # A batch is a step, whatever accelerate is configured to.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[
+                # A learner's buffers are constants: there is nothing to broadcast in every step.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # The others wait while one process encodes a whole dataset.
+                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+            ],
         )
+        precision = accelerator.mixed_precision
+        if precision not in get_args(Precision):
+            raise UserError(
+                f"Expected precision {', '.join(get_args(Precision))}, got accelerate's '{precision}'."
+            )
+        if precision == "fp16" and not accelerator.native_amp:
+            raise UserError(
+                f"Expected a GPU for precision fp16, got device '{accelerator.device.type}'; "
+                "use --mixed-precision bf16 or no."
+            )
+        return accelerator
+
+    @property
+    def precision(self) -> Precision:
+        """What is computed in, by the config or else by accelerate's setting."""
+        return cast(Precision, self.accelerator.mixed_precision)
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -97,36 +150,52 @@ class Setup:
         """Folder of stored image features."""
         return Path(self.config.features_dir or Path(self.config.output) / "features")
 
+    @cached_property
+    def split_digest(self) -> str:
+        """Digest of the whole split."""
+        return self.dataset.split.digest()
+
+    def picks(self, config: FewShotConfig) -> Split:
+        """The few-shot picks of one run over all classes.
+
+        Raises:
+            UserError: see `few_shot_split`.
+        """
+        key = (config.shots[0], config.seeds[0], config.allow_fewer_shots)
+        if key not in self._picks:
+            self._picks[key] = few_shot_split(self.dataset.split, *key)
+        return self._picks[key]
+
+    def checkpoint_identity(self, run: Run, split: Split) -> str:
+        """Digest of all that a checkpoint must share with the run that goes on from it."""
+        backbone = self.backbone
+        content = [run.digest(), split.digest(), backbone.weights_digest, backbone.preprocessing.digest()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
     def encode(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` → features ``[B, D]`` of unit length under the run's precision."""
-        if not len(images):
-            return torch.zeros(0, self.feature_width, device=self.accelerator.device)
         with self.accelerator.autocast():
             return self.backbone.encode_image(images).float()
 
-    @cached_property
-    def feature_width(self) -> int:
-        """Width D of the features."""
-        return int(self.backbone.encode_texts(["a"]).shape[-1])
-
     def test_features(self) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]`` and labels ``[N]`` of the whole test part."""
-        return self._features(self.dataset.split.test, "test images")
+        """Features ``[N, D]`` and labels ``[N]`` of the whole test part, kept for the runs that follow."""
+        if self._test is None:
+            self._test = self._features(self.dataset.split.test, "test images")
+        return self._test
 
     def validation_features(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and labels ``[N]`` of the few-shot validation picks."""
         return self._features(items, "validation images")
 
-    def _features(
-        self, items: Sequence[Item], what: str, view: tuple[int, int, Augmentation] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Stored features of `items` under the test transform, or under one view (seed, epoch, augmentation)."""
+    def _features(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
+        """Stored features of `items` under the test transform, or under one view."""
         backbone, accelerator = self.backbone, self.accelerator
-        drawn: dict[str, object] = {"precision": accelerator.mixed_precision}
+        drawn: dict[str, object] = {"precision": self.precision}
         transform = backbone.transform
         if view is not None:
             seed, epoch, augmentation = view
-            drawn |= {"seed": seed, "epoch": epoch, "scale": list(augmentation.scale), "flip": augmentation.flip}
+            drawn |= {"seed": seed, "epoch": epoch}
+            drawn |= {"scale": list(augmentation.scale), "flip": augmentation.flip}
             transform = self._train_transform(augmentation)
         identity = feature_identity(
             backbone.weights_digest, backbone.preprocessing.digest(), self.dataset.images, items, drawn
@@ -134,6 +203,10 @@ class Setup:
 
         def encode() -> Tensor:
             with tqdm(total=len(items), desc=what, unit="img", leave=False, disable=None) as bar:
+
+                def progress(count: int) -> None:
+                    bar.update(count)
+
                 return encode_items(
                     items,
                     self.dataset.images,
@@ -143,7 +216,7 @@ class Setup:
                     self.config.eval_batch_size,
                     self.config.workers,
                     noise=view[:2] if view is not None else None,
-                    progress=bar.update,
+                    progress=progress,
                 )
 
         # One process of a machine encodes and writes, the others read what it wrote.
@@ -151,7 +224,7 @@ class Setup:
             features = stored_features(self.features_dir, identity, encode, accelerator.is_local_main_process)
         return features, torch.tensor([item.label for item in items], dtype=torch.long)
 
-    def _train_transform(self, augmentation: Augmentation):  # type: ignore[no-untyped-def]
+    def _train_transform(self, augmentation: Augmentation) -> Transform:
         preprocessing = self.backbone.preprocessing
         return train_transform(preprocessing.size, preprocessing.mean, preprocessing.std, augmentation)
 
@@ -172,7 +245,7 @@ class Setup:
                 config.workers,
                 share,
             )
-        views = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
+        views: list[View | None] = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
         features = torch.stack([self._features(items, "training images", view)[0] for view in views])
         labels = torch.tensor([item.label for item in items], dtype=torch.long)
         device = accelerator.device
@@ -193,3 +266,13 @@ class Setup:
         """Print on the main process."""
         if self.accelerator.is_main_process:
             tqdm.write(text, file=sys.stdout)
+
+
+def _check_tracker(name: str | None) -> None:
+    """Accelerate leaves a tracker out in silence where its package is missing."""
+    if name is None or name in {str(tracker) for tracker in get_available_trackers()}:
+        return
+    if name in LOGGER_TYPE_TO_CLASS:
+        raise UserError(f"Expected the package of tracker '{name}', got none installed; pip install it.")
+    known = sorted(LOGGER_TYPE_TO_CLASS)
+    raise UserError(f"Expected a tracker out of {', '.join(known)}, got '{name}'{nearest(name, known)}.")

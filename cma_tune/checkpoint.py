@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,32 @@ from torch.optim import Optimizer
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
 
+FORMAT = 1
+
 
 @dataclass
 class Position:
-    """The next step to take: `step` of `epoch`, both from 0, and the sums logged so far in this epoch."""
+    """The next step to take.
+
+    Attributes:
+        epoch, step: both from 0.
+        sums: loss terms of this epoch's steps so far, summed.
+        losses: mean loss terms of the epoch before.
+    """
 
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, run: str, learner: nn.Module, optimizer: Optimizer, position: Position, accelerator: Accelerator
+    path: Path,
+    run: str,
+    learner: nn.Module,
+    optimizer: Optimizer,
+    position: Position,
+    accelerator: Accelerator,
 ) -> None:
     """Write weights, optimiser, random states and position; called by every process, written by the main one.
 
@@ -55,10 +69,9 @@ def save_checkpoint(
     if not accelerator.is_main_process:
         return
     metadata = {
+        "format": FORMAT,
         "run": run,
-        "epoch": position.epoch,
-        "step": position.step,
-        "sums": position.sums,
+        "position": asdict(position),
         "param_groups": state["param_groups"],
         "optimizer_scalars": scalars,
         "python_random": random.getstate(),
@@ -97,15 +110,11 @@ def load_checkpoint(
             left.unlink(missing_ok=True)
     if not path.is_file():
         return Position()
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            metadata = json.loads((handle.metadata() or {})["checkpoint"])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"Expected a checkpoint at {path}, but it can't be read ({error}); delete it.") from None
+    metadata, tensors = _read(path)
     if metadata["run"] != run:
         raise UserError(
-            f"Expected a checkpoint of this run at {path}, got one of another run; choose another --output or delete it."
+            f"Expected a checkpoint of this run at {path}, got one of another run (its config, the dataset's "
+            "split or the backbone was another); choose another --output or delete it."
         )
     learner.load_state_dict(_below(tensors, "learner."))
     state: dict[int, dict[str, Any]] = {}
@@ -116,7 +125,25 @@ def load_checkpoint(
     _restore_random_states(tensors, metadata["python_random"], accelerator)
     if accelerator.scaler is not None and metadata["scaler"]:
         accelerator.scaler.load_state_dict(metadata["scaler"])
-    return Position(metadata["epoch"], metadata["step"], metadata["sums"])
+    return Position(**metadata["position"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save_checkpoint` wrote: metadata and tensors."""
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            metadata = json.loads((handle.metadata() or {})["checkpoint"])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"Expected a checkpoint at {path}, but it can't be read ({error}); delete it to start anew."
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"Expected a checkpoint of format {FORMAT} at {path}, got {metadata.get('format')}; "
+            "delete it to start anew."
+        )
+    return metadata, tensors
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

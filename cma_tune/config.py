@@ -12,8 +12,11 @@ from cma_tune.errors import UserError
 
 # Optional[…] and Union[…] below: the command line reads these annotations at run time, on Python 3.10 too.
 
-Weight = Union[float, Literal["recipe"]]
+Weight = Union[float, Literal["recipe"]]  # noqa: UP007
 """λ, or "recipe": the release's λ for this dataset and these shots."""
+
+Precision = Literal["no", "fp16", "bf16"]
+"""What is computed in; "no" is float32."""
 
 RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
     "caltech101": {0: 0.8},
@@ -28,7 +31,7 @@ RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
     "sun397": {0: 0.2},
     "ucf101": {1: 0.8, 2: 0.8, 4: 0.8, 8: 0.6, 16: 0.6},
 }
-"""λ of the authors' release per dataset and shots (0: whatever the shots), for the release's form of the loss."""
+"""λ of the authors' release per dataset and shots (0: whatever the shots), for its form of the loss."""
 
 
 def recipe_weight(dataset: str, shots: int) -> float:
@@ -169,7 +172,7 @@ class ZeroShotConfig:
     output: str = "runs"
     features_dir: Optional[str] = None  # noqa: UP045
     workers: int = 0
-    mixed_precision: Optional[Literal["no", "fp16", "bf16"]] = None  # noqa: UP045
+    mixed_precision: Optional[Precision] = None  # noqa: UP045
     eval_batch_size: int = 100
 
 
@@ -217,6 +220,11 @@ class BaseToNovelConfig(FewShotConfig):
     """Learn on the base half of the classes, test on both halves. Fields as in few-shot."""
 
 
+WHERE = ("output", "features_dir", "data_root")
+HOW = ("workers", "eval_batch_size", "checkpoint_every", "resume", "tracker")
+"""With WHERE, the entries of a config that don't decide a run's result."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a protocol: its config with the sweep axes fixed.
@@ -231,10 +239,7 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
-        content = asdict(self.config)
-        elsewhere = ("output", "features_dir", "data_root", "workers", "eval_batch_size", "checkpoint_every", "resume", "tracker")
-        for name in elsewhere:
-            content.pop(name, None)
+        content = {name: value for name, value in asdict(self.config).items() if name not in WHERE + HOW}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:
@@ -247,9 +252,11 @@ class Run:
         place = Path(config.output) / self.protocol / slug(config.dataset) / slug(_backbone_name(config))
         if not isinstance(config, FewShotConfig):
             return place / "zero_shot"
-        method = config.learner if config.weights[0] == 0 else f"{config.learner}+cma-{config.weights[0]:g}"
         if config.select_weight:
             method = f"{config.learner}+cma-selected"
+        else:
+            weight = config.weights[0]
+            method = config.learner if weight == 0 else f"{config.learner}+cma-{weight:g}"
         return place / method / f"shots{config.shots[0]}" / f"seed{config.seeds[0]}"
 
 
@@ -262,55 +269,6 @@ def _backbone_name(config: ZeroShotConfig) -> str:
 def slug(text: str) -> str:
     """`text` as a folder name."""
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip("_") or "_"
-
-
-def check(config: ZeroShotConfig) -> None:
-    """Check all values before anything is loaded.
-
-    Raises:
-        UserError: naming the flag, what is expected and what came.
-    """
-    _at_least("workers", config.workers, 0)
-    _at_least("eval_batch_size", config.eval_batch_size, 1)
-    if not isinstance(config, FewShotConfig):
-        return
-    for name, values in (("shots", config.shots), ("seeds", config.seeds), ("weights", config.weights)):
-        if not values:
-            raise UserError(f"Expected at least one value for --{name}, got none.")
-        if len(set(values)) < len(values):
-            raise UserError(f"Expected every value of --{name} once, got {values}.")
-    for shots in config.shots:
-        _at_least("shots", shots, 1)
-    for seed in config.seeds:
-        _at_least("seeds", seed, 0)
-    for weight in config.weights:
-        if not isinstance(weight, str) and not 0 <= weight <= 1:
-            raise UserError(f"Expected λ between 0 and 1 in --weights, got {weight}.")
-    if "recipe" in config.weights and (config.loss.reduction, config.loss.normalize) != ("mean", True):
-        raise UserError(
-            "Expected the release's form of the loss for its λ (--loss.reduction mean --loss.normalize true), "
-            f"got reduction {config.loss.reduction} and normalize {str(config.loss.normalize).lower()}; "
-            "use a config of configs/ or numbers in --weights."
-        )
-    if config.select_weight and len(config.weights) < 2:
-        raise UserError(f"Expected several λ in --weights to select among, got {config.weights}.")
-    _at_least("context.tokens", config.context.tokens, 1)
-    _at_least("views", config.views, 0)
-    _at_least("checkpoint_every", config.checkpoint_every, 0)
-    _at_least("optim.batch_size", config.optim.batch_size, 1)
-    if config.optim.epochs is not None:
-        _at_least("optim.epochs", config.optim.epochs, 1)
-    if config.optim.lr <= 0:
-        raise UserError(f"Expected --optim.lr above 0, got {config.optim.lr}.")
-    if not 0 < config.augment.scale_min <= 1:
-        raise UserError(f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}.")
-    if not 0 <= config.augment.flip <= 1:
-        raise UserError(f"Expected --augment.flip between 0 and 1, got {config.augment.flip}.")
-
-
-def _at_least(flag: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
 
 
 def expand(protocol: str, config: FewShotConfig) -> list[Run]:

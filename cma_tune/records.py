@@ -65,6 +65,11 @@ class Record:
         """The method's key."""
         return str(self.config.get("learner", "zero_shot"))
 
+    def headline(self) -> str:
+        """The accuracies in one line."""
+        shown = {name: value for name, value in self.figures.items() if "similarity" not in name}
+        return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
+
 
 def versions() -> dict[str, str]:
     """Versions that a record carries."""
@@ -103,13 +108,30 @@ def finished_record(run: Run) -> Record | None:
         return None
     record = load_record(path)
     if record.run != run.digest():
-        mine, its = run.identity(), {"protocol": record.protocol, **record.config}
-        differing = [name for name in mine if name in its and mine[name] != its[name]]
+        differing = ", ".join(_differences(run, record)) or "its fields"
         raise UserError(
             f"Expected no record or this run's record in {run.folder()}, got one of another run "
-            f"(it differs in {', '.join(differing) or 'its fields'}); choose another --output."
+            f"(it differs in {differing}); choose another --output."
         )
     return record
+
+
+def _differences(run: Run, record: Record) -> list[str]:
+    """Entries in which the runs differ, such as ``optim.epochs``."""
+    mine, its = run.identity(), {"protocol": record.protocol, **record.config}
+    if record.selection is not None:
+        # Such a record's λ is the chosen one; the run's are those it was chosen from.
+        its["weights"] = sorted(weight for weight, _ in record.selection["candidates"])
+    flat, other = dict(_flat(mine)), dict(_flat(its))
+    return [name for name in flat if name in other and flat[name] != other[name]]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def find_records(folder: Path) -> Iterator[Record]:
@@ -122,6 +144,8 @@ def find_records(folder: Path) -> Iterator[Record]:
         raise UserError(f"Expected a folder with records at {folder}, but there is no such folder.")
     paths = sorted(folder.rglob(FILE))
     if not paths:
-        raise UserError(f"Expected {FILE} files below {folder}, got none; run a protocol with --output {folder}.")
+        raise UserError(
+            f"Expected {FILE} files below {folder}, got none; run a protocol with --output {folder}."
+        )
     for path in paths:
         yield load_record(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -16,9 +17,12 @@ from tqdm import tqdm
 
 from cma_tune.checkpoint import Position, load_checkpoint, save_checkpoint
 from cma_tune.data.batches import Batch, Share, TrainBatches
+from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner, PromptOutput
 from cma_tune.losses import CMALoss, cma_objective
 from cma_tune.metrics import accuracy, per_class_accuracy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Checkpointing:
 
     Attributes:
         path: the checkpoint file.
-        run: digest of what the run is.
+        run: digest of what the run is; a checkpoint with another one is refused.
         every: also every so many steps within an epoch; 0 for epoch boundaries alone.
         resume: go on from `path` if it exists.
     """
@@ -89,30 +93,40 @@ class FitReport:
 
 
 def learning_rate(epoch: int, recipe: Recipe) -> float:
-    """The reference's schedule: one epoch of constant warm-up, then a cosine from `lr` that counts from epoch 1."""
+    """The reference's schedule for `epoch` from 0: warm-up, then a cosine that counts from epoch 1.
+
+    One epoch of `warmup_lr`, then lr/2·(1 + cos(π(e−1)/T)) over T epochs, so the last one is not at 0.
+    """
     if epoch == 0:
         return recipe.warmup_lr
     return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (epoch - 1) / recipe.epochs))
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; the message names epoch and step."""
 
 
 def loss_terms(
-    output: PromptOutput, batch: Batch, labels: Tensor, penalty: CMALoss, weight: float, processes: int
+    output: PromptOutput, batch: Batch, penalty: CMALoss, weight: float, processes: int
 ) -> dict[str, Tensor]:
-    """Cross-entropy, penalty and objective of one batch.
+    """Cross-entropy, penalty and objective of one batch, scalars whose mean over processes is the batch's.
 
     The gradients of DistributedDataParallel are means over processes, so the cross-entropy of this process's
-    share is scaled such that its mean over processes is the mean over the whole batch. The penalty is the whole
-    batch's on every process already.
+    share is scaled such that its mean over processes is the mean over the whole batch. The penalty is that
+    of the whole batch on every process already.
+
+    Args:
+        output: of this process's share.
+        batch: this process's share, and the size of the whole.
+        penalty: the CMA loss, gathering across processes if there are several.
+        weight: λ.
+        processes: how many share the batch.
     """
-    summed = torch.nn.functional.cross_entropy(output.logits, labels, reduction="sum")
+    summed = torch.nn.functional.cross_entropy(output.logits, batch.labels, reduction="sum")
     cross_entropy = summed * (processes / batch.size)
     if weight == 0:  # CoOp, step for step: the penalty is not even computed
         return {"loss": cross_entropy, "cross_entropy": cross_entropy}
-    cma = penalty(output.image_features, output.text_features, labels)
+    cma = penalty(output.image_features, output.text_features, batch.labels)
     return {"loss": cma_objective(cross_entropy, cma, weight), "cross_entropy": cross_entropy, "cma": cma}
 
 
@@ -135,92 +149,99 @@ def fit(
         description: of the progress bar.
 
     Raises:
-        NonFiniteLossError: the loss is no longer a number.
-        UserError: the checkpoint is another run's.
+        NonFiniteLossError: the loss is no longer a number; raised on every process, nothing is saved.
+        UserError: the checkpoint is another run's, or a training image can't be read.
     """
     optimizer = torch.optim.SGD(
         learner.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
+    if accelerator.scaler is not None:
+        # It outlives a run; starting anew, a run does not depend on what its process did before.
+        accelerator.scaler.load_state_dict(type(accelerator.scaler)().state_dict())
     position = Position()
     if checkpointing is not None and checkpointing.resume:
         position = load_checkpoint(checkpointing.path, checkpointing.run, learner, optimizer, accelerator)
     accelerator.wait_for_everyone()
-    model, prepared = accelerator.prepare(learner, optimizer)
-    penalty = CMALoss(recipe.reduction, recipe.normalize, gather_across_processes=accelerator.num_processes > 1)
+    learner.train()
+    model, stepper = accelerator.prepare(learner, optimizer)
+    several = accelerator.num_processes > 1
+    penalty = CMALoss(recipe.reduction, recipe.normalize, gather_across_processes=several)
     per_epoch = data.steps_per_epoch()
-    report = FitReport(steps=recipe.epochs * per_epoch)
+    every = checkpointing.every if checkpointing is not None else 0
 
     def save(at: Position) -> None:
         if checkpointing is not None:
             save_checkpoint(checkpointing.path, checkpointing.run, learner, optimizer, at, accelerator)
 
-    learner.train()
-    with _progress(report.steps, position.epoch * per_epoch + position.step, description, accelerator) as bar:
+    total, done = recipe.epochs * per_epoch, position.epoch * per_epoch + position.step
+    with _released(learner, accelerator), _progress(total, done, description, accelerator) as bar:
         for epoch in range(position.epoch, recipe.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch, recipe)
-            sums = dict(position.sums)
-            for step, batch in enumerate(data.batches(epoch, position.step), start=position.step):
-                output = model(batch.image_features)
-                terms = loss_terms(
-                    output, batch, batch.labels, penalty, recipe.cma_weight, accelerator.num_processes
-                )
-                prepared.zero_grad()
-                accelerator.backward(terms["loss"])
-                _stop_if_not_finite(terms["loss"], epoch, step)
-                prepared.step()
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + float(value.detach())
-                bar.update()
-                done = step + 1
-                if checkpointing is not None and checkpointing.every and done < per_epoch and done % checkpointing.every == 0:
-                    save(Position(epoch, done, _mean_over_processes(sums, 1, accelerator)))
-            report.losses = _mean_over_processes(sums, per_epoch, accelerator)
             rate = learning_rate(epoch, recipe)
-            accelerator.log({**report.losses, "learning_rate": rate}, step=(epoch + 1) * per_epoch)
-            bar.set_postfix(loss=f"{report.losses['loss']:.4f}", refresh=False)
-            position = Position(epoch + 1, 0)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            sums = dict(position.sums)
+            for step, batch in enumerate(_batches(data, position, accelerator), start=position.step):
+                output = model(batch.image_features)
+                terms = loss_terms(output, batch, penalty, recipe.cma_weight, accelerator.num_processes)
+                stepper.zero_grad()
+                accelerator.backward(terms["loss"])
+                values = _over_processes(terms, accelerator)
+                _stop_if_not_finite(values["loss"], epoch, step)
+                stepper.step()
+                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                bar.update()
+                if every and (step + 1) % every == 0 and step + 1 < per_epoch:
+                    save(Position(epoch, step + 1, sums, position.losses))
+            losses = {name: value / per_epoch for name, value in sums.items()}
+            accelerator.log({**losses, "learning_rate": rate}, step=(epoch + 1) * per_epoch)
+            bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
+            position = Position(epoch + 1, losses=losses)
             save(position)
-    learner.eval()
-    _release(accelerator, learner)
-    return report
+    return FitReport(total, position.losses)
 
 
-def _release(accelerator: Accelerator, learner: Learner) -> None:
-    """Let go of what `prepare` keeps, so that the next fit of this process starts clean."""
-    accelerator.free_memory()
-    # Mixed precision wraps `forward` on the instance; the class's own is what evaluation calls under autocast.
-    learner.__dict__.pop("forward", None)
-    learner.__dict__.pop("_original_forward", None)
+def _batches(data: TrainBatches, position: Position, accelerator: Accelerator) -> Iterator[Batch]:
+    """The rest of the epoch from `position` on."""
+    try:
+        yield from data.batches(position.epoch, position.step)
+    except UserError as error:
+        # Only the process whose share holds a bad image knows of it; the main one can't tell the user.
+        if not accelerator.is_main_process:
+            log.error("%s", error)
+        raise
 
 
-def _stop_if_not_finite(loss: Tensor, epoch: int, step: int) -> None:
-    if not torch.isfinite(loss):
+@contextmanager
+def _released(learner: Learner, accelerator: Accelerator) -> Iterator[None]:
+    """Let go of what `prepare` keeps, however the fit ends, so that this process's next one starts clean."""
+    try:
+        yield
+    finally:
+        learner.eval()
+        accelerator.free_memory()
+        # Mixed precision wraps `forward` on the instance; evaluation calls the class's own under autocast.
+        learner.__dict__.pop("forward", None)
+        learner.__dict__.pop("_original_forward", None)
+
+
+def _over_processes(terms: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """Means over the processes: the terms of the whole batch, the same on every process."""
+    mine = torch.stack([value.detach() for value in terms.values()])[None]  # [1, terms]
+    gathered: Tensor = accelerator.gather(mine)  # [processes, terms]
+    return dict(zip(terms, gathered.cpu().double().mean(dim=0).tolist(), strict=True))
+
+
+def _stop_if_not_finite(loss: float, epoch: int, step: int) -> None:
+    if not math.isfinite(loss):
         raise NonFiniteLossError(
-            f"Expected a finite loss, got {float(loss)} in step {step} of epoch {epoch} (both from 0); "
+            f"Expected a finite loss, got {loss} in step {step} of epoch {epoch} (both from 0); "
             "try a smaller learning rate, or --mixed-precision no."
         )
 
 
-@contextmanager
-def _progress(total: int, initial: int, description: str, accelerator: Accelerator) -> Iterator[tqdm]:
-    bar = tqdm(
-        total=total,
-        initial=initial,
-        desc=description,
-        unit="step",
-        leave=False,
-        disable=None if accelerator.is_main_process else True,
-    )
-    with bar:
-        yield bar
-
-
-def _mean_over_processes(sums: dict[str, float], steps: int, accelerator: Accelerator) -> dict[str, float]:
-    names = sorted(sums)
-    means = torch.tensor([[sums[name] / steps for name in names]], device=accelerator.device)
-    gathered = accelerator.gather(means).mean(dim=0).tolist()
-    return dict(zip(names, gathered, strict=True))
+def _progress(total: int, done: int, description: str, accelerator: Accelerator) -> tqdm[Any]:
+    quiet = None if accelerator.is_main_process else True  # None: quiet only where there is no terminal
+    return tqdm(total=total, initial=done, desc=description, unit="step", leave=False, disable=quiet)
 
 
 @torch.no_grad()
@@ -229,27 +250,33 @@ def evaluate(
 ) -> Evaluation:
     """Figures of `learner` over image features ``[N, D]`` and labels ``[N]``; every process takes its share.
 
-    The result does not depend on the number of processes.
+    The result depends on neither the number of processes nor `batch_size`.
+
+    Raises:
+        ValueError: there are no images, or not one label for each.
     """
-    learner.eval()
     count, classes = len(labels), len(learner.class_names)
+    if not count or len(features) != count:
+        raise ValueError(
+            f"Expected features [N, D] and labels [N], N above 0, got {len(features)} and {count}."
+        )
+    learner.eval()
     share = Share(accelerator.process_index, accelerator.num_processes)
     mine = torch.tensor(share.of(range(count)), dtype=torch.long)
     rows = []
     with accelerator.autocast():
         text = None if learner.conditioned_on_image else learner.text_features()
-        for chunk in mine.split(batch_size):
+        for chunk in torch.split(mine, batch_size):
             image, label = features[chunk].to(accelerator.device), labels[chunk].to(accelerator.device)
             output = learner(image, text)
-            cosines = (output.logits / learner.backbone.scale).double()
+            cosines = output.logits / learner.backbone.scale
             own = cosines.gather(1, label[:, None])[:, 0]
-            rows.append(torch.stack([output.logits.argmax(dim=1).double(), own, cosines.mean(dim=1)], dim=1))
-    table = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64, device=accelerator.device)
-    table = _gather_in_order(table, count, accelerator).cpu()  # [N, 3]
+            rows.append(torch.stack([output.logits.argmax(dim=1).to(own), own, cosines.mean(dim=1)], dim=1))
+    table = _gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 3]
     predictions, target = table[:, 0].long(), labels.cpu()
     per_class = per_class_accuracy(predictions, target, classes).tolist()
     return Evaluation(
-        accuracy=float(accuracy(predictions, target)),
+        accuracy=accuracy(predictions, target),
         per_class=[None if math.isnan(value) else value for value in per_class],
         class_similarity=float(table[:, 1].mean()),
         modal_similarity=float(table[:, 2].mean()),

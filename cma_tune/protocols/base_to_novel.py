@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from cma_tune.build import Setup
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run, check
+from cma_tune.checks import check
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
-from cma_tune.protocols.runs import each_run, leave, make_record, per_class, picks, train_one, validate
+from cma_tune.protocols.runs import each_run, leave, make_record, per_class, train_one, validate
 from cma_tune.records import Record
 from cma_tune.train import evaluate
 
@@ -24,17 +25,29 @@ def base_to_novel(config: BaseToNovelConfig, setup: Setup | None = None) -> list
     """Run every combination of shots, seeds and λ.
 
     Raises:
-        UserError: class-specific contexts can't be put on novel classes; see also `check`, `Setup`, `each_run`.
+        UserError: the context is class-specific, which novel classes can't take; or a half of the classes has
+            no test images; see also `check`, `Setup`, `each_run`.
     """
     check(config)
     if config.context.per_class:
         raise UserError(
-            "Expected a shared context for base-to-novel, got class-specific ones, which novel classes can't take; "
-            "set --context.per_class false."
+            "Expected a shared context for base-to-novel, got class-specific ones, "
+            "which novel classes can't take; set --context.per_class false."
         )
     setup = setup or Setup(config)
-    base_novel_labels(len(setup.dataset.split.class_names))
+    _check_halves(setup)
     return each_run(PROTOCOL, config, setup, _one)
+
+
+def _check_halves(setup: Setup) -> None:
+    split = setup.dataset.split
+    tested = {item.label for item in split.test}
+    for name, half in zip(("base", "novel"), base_novel_labels(len(split.class_names)), strict=True):
+        if tested.isdisjoint(half):
+            raise UserError(
+                f"Expected test images of the {len(half)} {name} classes of '{setup.dataset.name}', "
+                "got none; use few-shot, or another split."
+            )
 
 
 def _half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tensor, Tensor]:
@@ -46,7 +59,7 @@ def _half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tensor, Te
 def _one(setup: Setup, run: Run) -> Record:
     config = run.config
     assert isinstance(config, FewShotConfig)
-    picked = picks(setup, config)
+    picked = setup.picks(config)
     base, novel = base_novel_labels(len(picked.class_names))
     # Picks are drawn over all classes first, as the reference does: base images are the few-shot run's own.
     base_split = picked.restricted_to(base)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cma_tune.build import Setup
-from cma_tune.config import FewShotConfig, Run, check
-from cma_tune.protocols.runs import each_run, leave, make_record, per_class, picks, train_one, validate
+from cma_tune.checks import check
+from cma_tune.config import FewShotConfig, Run
+from cma_tune.protocols.runs import each_run, leave, make_record, per_class, train_one, validate
 from cma_tune.records import Record
 from cma_tune.train import evaluate
 
@@ -24,7 +25,7 @@ def few_shot(config: FewShotConfig, setup: Setup | None = None) -> list[Record]:
 def _one(setup: Setup, run: Run) -> Record:
     config = run.config
     assert isinstance(config, FewShotConfig)
-    split = picks(setup, config)
+    split = setup.picks(config)
     learner, training = train_one(setup, run, split)
     figures = validate(setup, learner, split)
     result = evaluate(learner, *setup.test_features(), setup.accelerator, config.eval_batch_size)

@@ -1,4 +1,4 @@
-"""The whole line in about a minute on embedded data: zero-shot, CoOp, CoOp+CMA, base-to-novel, table, figures."""
+"""The whole line in about a minute on embedded data: zero-shot, CoOp, CoOp+CMA, base-to-novel, report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEXT = (
 
 
 def digits_config(output: str) -> FewShotConfig:
-    """Few-shot on `digits`: CoOp and CoOp+CMA over a few shots and seeds (``configs/quickstart.yaml`` is the same)."""
+    """Few-shot on `digits`: CoOp and CoOp+CMA over some shots and seeds; also ``configs/quickstart.yaml``."""
     return FewShotConfig(
         dataset="digits",
         output=output,
@@ -74,5 +74,5 @@ def quickstart(output: str) -> None:
     base_to_novel(shapes, Setup(shapes, backbone=setup.backbone))
     if setup.accelerator.is_main_process:
         report(output)
-    setup.say(f"\n{time.perf_counter() - started:.0f} s in all; records, prompts and figures in {Path(output)}.\n{NEXT}")
-
+    seconds = time.perf_counter() - started
+    setup.say(f"\n{seconds:.0f} s in all; records, prompts and figures in {Path(output)}.\n{NEXT}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, expand
-from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
+from cma_tune.protocols.selection import check_validation, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
 from cma_tune.train import Checkpointing, Evaluation, evaluate, fit
 
@@ -21,68 +22,81 @@ CHECKPOINT = "checkpoint.safetensors"
 PROMPT = "prompt"
 
 
-def picks(setup: Setup, config: FewShotConfig) -> Split:
-    """The few-shot picks of one run over all classes."""
-    return few_shot_split(setup.dataset.split, config.shots[0], config.seeds[0], config.allow_fewer_shots)
-
-
 def each_run(
     protocol: str, config: FewShotConfig, setup: Setup, one: Callable[[Setup, Run], Record]
 ) -> list[Record]:
     """Run all combinations of a config, skipping finished ones; then choose λ where asked.
 
+    Returns:
+        One record a run, then one for every choice.
+
     Raises:
-        UserError: a folder holds another run's record, or the dataset's split has changed since.
+        UserError: a folder holds another run's record, the dataset's split has changed since, a class has too
+            few images, or there is nothing to choose λ on.
     """
-    runs = expand(protocol, config)
+    runs = expand(protocol, replace(config, mixed_precision=setup.precision))
     # Mistakes that can be seen beforehand are seen before the first run starts.
     for run in runs:
         assert isinstance(run.config, FewShotConfig)
-        picks(setup, run.config)
-        _checked(finished_record(run), setup)
+        setup.picks(run.config)
+        finished(run, setup)
+    if config.select_weight:
+        check_validation(config, setup)
     records = []
     for number, run in enumerate(runs, start=1):
-        record = finished_record(run) if config.resume else None  # without resume a run is done again
+        record = finished(run, setup) if config.resume else None  # without resume a run is done again
         label = f"[{number}/{len(runs)}] {run.folder()}"
         if record is not None:
+            if setup.accelerator.is_main_process:
+                # Left where the run was killed after its record was written.
+                (run.folder() / CHECKPOINT).unlink(missing_ok=True)
             setup.say(f"{label}: finished before, skipped")
         else:
             record = one(setup, run)
-            setup.say(f"{label}: {_figures(record)}")
+            setup.say(f"{label}: {record.headline()}")
         records.append(record)
     if config.select_weight:
-        records += select_weight(protocol, config, setup, records)
+        records += select_weights(protocol, config, setup, records)
     return records
 
 
-def _checked(record: Record | None, setup: Setup) -> None:
-    if record is not None and record.dataset["split"] != setup.dataset.split.digest():
+def finished(run: Run, setup: Setup) -> Record | None:
+    """The record of `run` if it is finished, None if it has none. No weights are loaded for it.
+
+    Raises:
+        UserError: its folder holds another run's record, or the dataset's split has changed since.
+    """
+    record = finished_record(run)
+    if record is not None and record.dataset["split"] != setup.split_digest:
         raise UserError(
-            f"Expected the split that the record of {record.config['dataset']} was made with "
-            f"({record.dataset['split'][:12]}), got {setup.dataset.split.digest()[:12]}; "
+            f"Expected the split of {run.config.dataset} that the record in {run.folder()} was made with "
+            f"({record.dataset['split'][:12]}), got {setup.split_digest[:12]}; "
             "choose another --output for the changed dataset."
         )
+    return record
 
 
-def _figures(record: Record) -> str:
-    shown = {name: value for name, value in record.figures.items() if "similarity" not in name}
-    return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
-
-
-def train_one(
-    setup: Setup, run: Run, split: Split
-) -> tuple[ContextLearner, dict[str, Any]]:
+def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dict[str, Any]]:
     """Train a learner on the training items of `split` (relabelled already), resuming where it was stopped.
 
     Returns:
         The learner, and what the record says of its training.
+
+    Raises:
+        UserError: there are no training images; see also `fit`.
     """
     config = run.config
     assert isinstance(config, FewShotConfig)
+    if not split.train:
+        raise UserError(
+            f"Expected training images of the {len(split.class_names)} classes to learn of "
+            f"'{setup.dataset.name}', got none; use another split."
+        )
     folder = run.folder()
     learner = setup.learner(config, split.class_names)
     data = setup.train_batches(split.train, config)
-    checkpointing = Checkpointing(folder / CHECKPOINT, run.digest(), config.checkpoint_every, config.resume)
+    identity = setup.checkpoint_identity(run, split)
+    checkpointing = Checkpointing(folder / CHECKPOINT, identity, config.checkpoint_every, config.resume)
     started = time.perf_counter()
     _start_trackers(setup, config, folder)
     description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
@@ -94,7 +108,7 @@ def train_one(
         "seconds_since_last_start": round(time.perf_counter() - started, 3),
         "processes": setup.accelerator.num_processes,
         "device": str(setup.accelerator.device.type),
-        "mixed_precision": setup.accelerator.mixed_precision,
+        "mixed_precision": setup.precision,
         "train_images": len(split.train),
     }
     return learner, training
@@ -103,13 +117,15 @@ def train_one(
 def _start_trackers(setup: Setup, config: FewShotConfig, folder: Path) -> None:
     if config.tracker is None:
         return
-    setup.accelerator.project_configuration.set_directories(str(folder))
+    # Beside the run's record; accelerate took the first folder it was told for its logs.
+    setup.accelerator.project_configuration.logging_dir = str(folder)
     flat: dict[str, Any] = {}
     for name, value in asdict(config).items():
         entries = value if isinstance(value, dict) else {"": value}
         for entry, inner in entries.items():
-            flat[f"{name}.{entry}".strip(".")] = inner if isinstance(inner, int | float | bool) else str(inner)
-    setup.accelerator.init_trackers("tracker", config=flat)
+            plain = isinstance(inner, int | float | bool)
+            flat[f"{name}.{entry}".strip(".")] = inner if plain else str(inner)
+    setup.accelerator.init_trackers("cma_tune", config=flat)
 
 
 def _finish_trackers(setup: Setup) -> None:
@@ -149,13 +165,14 @@ def make_record(
     dataset: dict[str, Any] = {
         "name": setup.dataset.name,
         "origin": setup.dataset.origin,
-        "split": split.digest(),
+        "split": setup.split_digest,
         "classes": len(split.class_names),
         "test_images": len(split.test),
         "templates": list(setup.dataset.templates),
     }
     if picked is not None:
-        dataset |= {"picks": picked.digest(), "train_images": len(picked.train), "val_images": len(picked.val)}
+        dataset |= {"picks": picked.digest()}
+        dataset |= {"train_images": len(picked.train), "val_images": len(picked.val)}
     return Record(
         run=run.digest(),
         protocol=run.protocol,
@@ -186,48 +203,3 @@ def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None
         (folder / CHECKPOINT).unlink(missing_ok=True)
     setup.accelerator.wait_for_everyone()
     return record
-
-
-def select_weight(
-    protocol: str, config: FewShotConfig, setup: Setup, records: Sequence[Record]
-) -> list[Record]:
-    """For every (shots, seed), the record of the λ with the highest validation accuracy (ties: the smaller λ).
-
-    Raises:
-        UserError: there are no validation images to choose on.
-    """
-    chosen = []
-    for shots in config.shots:
-        for seed in config.seeds:
-            candidates = [r for r in records if r.shots == shots and r.seed == seed]
-            best = choose(candidates)
-            one = replace(config, shots=[shots], seeds=[seed])
-            run = Run(protocol, one)
-            selection = {
-                "on": "few-shot validation images",
-                "candidates": [[r.weight, r.figures["validation_accuracy"]] for r in candidates],
-                "chosen": best.weight,
-            }
-            record = replace(
-                best, run=run.digest(), selection=selection, config={**best.config, "select_weight": True}
-            )
-            finished_record(run)  # refuses a folder that holds another run's record
-            if setup.accelerator.is_main_process:
-                save_record(run.folder(), record)
-            setup.accelerator.wait_for_everyone()
-            setup.say(f"{run.folder()}: λ={best.weight:g} by validation, {_figures(best)}")
-            chosen.append(record)
-    return chosen
-
-
-def choose(candidates: Sequence[Record]) -> Record:
-    """The candidate with the highest validation accuracy; test figures are not looked at.
-
-    Raises:
-        UserError: a candidate has no validation accuracy.
-    """
-    if any("validation_accuracy" not in r.figures for r in candidates):
-        raise UserError(
-            "Expected validation images to choose λ on, got a dataset without any; give one λ, or a val part."
-        )
-    return min(candidates, key=lambda r: (-r.figures["validation_accuracy"], r.weight))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cma_tune.build import Setup
-from cma_tune.config import Run, ZeroShotConfig, check
-from cma_tune.protocols.runs import leave, make_record, per_class
-from cma_tune.records import Record, finished_record
+from cma_tune.checks import check
+from cma_tune.config import Run, ZeroShotConfig
+from cma_tune.protocols.runs import finished, leave, make_record, per_class
+from cma_tune.records import Record
 from cma_tune.train import evaluate
 
 
@@ -13,12 +16,12 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
     """Evaluate the backbone on the test list.
 
     Raises:
-        UserError: see `check`, `Setup` and `finished_record`.
+        UserError: see `check`, `Setup` and `finished`.
     """
     check(config)
     setup = setup or Setup(config)
-    run = Run("zero-shot", config)
-    record = finished_record(run)
+    run = Run("zero-shot", replace(config, mixed_precision=setup.precision))
+    record = finished(run, setup)
     if record is not None:
         setup.say(f"{run.folder()}: finished before, skipped")
         return record
@@ -31,5 +34,6 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         "modal_similarity": result.modal_similarity,
     }
     record = make_record(setup, run, figures, {"test": per_class(result, class_names)})
-    setup.say(f"{run.folder()}: accuracy {result.accuracy:.2f}")
-    return leave(setup, run, record)
+    leave(setup, run, record)
+    setup.say(f"{run.folder()}: {record.headline()}")
+    return record
