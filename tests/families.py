@@ -247,8 +247,7 @@ def own_text_features(backbone: Backbone, ids: Tensor, embeddings: Tensor | None
 
 def reference_embeddings(backbone: Backbone, ids: Tensor) -> Tensor:
     """The model's token embeddings ``[N, L, W]``, looked up by its own module."""
-    text = getattr(backbone.model, "text", backbone.model)
+    text: Any = getattr(backbone.model, "text", backbone.model)
     if hasattr(text, "token_embedding"):
         return torch.as_tensor(text.token_embedding(ids)).detach()
-    encoder: Any = text
-    return torch.as_tensor(encoder.transformer.get_input_embeddings()(ids)).detach()
+    return torch.as_tensor(text.transformer.get_input_embeddings()(ids)).detach()

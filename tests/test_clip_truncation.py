@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 WORDS = ("cat", "dog", "striped", "red", "triangle", "forest", "F-16A/B", "x")
 NAMES = st.lists(
-    st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=5
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=2).map(" ".join), min_size=1, max_size=5
 )
 
 

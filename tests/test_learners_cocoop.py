@@ -71,9 +71,12 @@ def test_cocoop_in_turns_gives_the_same(prompts: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cocoop, "MAX_PROMPTS", prompts)
     batches: list[int] = []
     encode = CoCoOp.encode
-    monkeypatch.setattr(
-        CoCoOp, "encode", lambda self, contexts: batches.append(len(contexts)) or encode(self, contexts)
-    )
+
+    def counted(self: CoCoOp, contexts: Tensor) -> Tensor:
+        batches.append(len(contexts))
+        return encode(self, contexts)
+
+    monkeypatch.setattr(CoCoOp, "encode", counted)
     parts = learner(images)
     assert max(batches) == max(1, prompts // len(CLASS_NAMES)) < 4 and sum(batches) == 4
     torch.testing.assert_close(parts.text_features, whole.text_features, rtol=0, atol=1e-13)

@@ -84,7 +84,12 @@ def test_the_card_says_what_was_learned_and_where(tmp_path: Path) -> None:
 def test_the_backbone_is_loaded_as_the_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_prompt(learned(), tmp_path)
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(saving, "load_backbone", lambda *arguments: asked.append(arguments) or backbone())
+
+    def load(*arguments: Any) -> Backbone:
+        asked.append(arguments)
+        return backbone()
+
+    monkeypatch.setattr(saving, "load_backbone", load)
     from_pretrained(tmp_path, device="cpu")
     assert asked == [("clip-vit", None, None, "cpu")]
 
