@@ -20,8 +20,8 @@ from cma_tune.data.builtin.drawing import (
     Composition,
     Style,
     draw_figure,
-    perspective_coefficients,
 )
+from cma_tune.data.builtin.pixels import perspective_coefficients
 from cma_tune.data.builtin.shapes import COMPOSITIONS as TEST_COMPOSITIONS
 
 SIZE = 32

@@ -177,6 +177,7 @@ def save(model: open_clip.CLIP, seen: Tensor, folder: Path) -> None:
     partial_config.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(partial_config, folder / "open_clip_config.json")
     save_file(weights, partial_weights, metadata={"format": "pt"})
+    partial_weights.chmod(0o644)  # safetensors leaves it readable by its owner alone
     os.replace(partial_weights, folder / "open_clip_model.safetensors")
 
 

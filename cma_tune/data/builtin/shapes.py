@@ -24,16 +24,16 @@ _SEED = 0
 
 DOWNSTREAM_STYLE = Style(
     backgrounds=("plain", "gradient", "blocks", "lines"),
-    coloured_background=0.35,
-    scale=(0.5, 0.85),
-    rotation=40.0,
-    perspective=0.3,
+    coloured_background=0.25,
+    scale=(0.55, 0.9),
+    rotation=35.0,
+    perspective=0.25,
     shift=0.2,
     colour_jitter=20,
-    contrast=(0.6, 1.0),
-    tint=0.2,
+    contrast=(0.7, 1.0),
+    tint=0.15,
     blur=(0.0, 0.7),
-    noise=(8.0, 28.0),
+    noise=(6.0, 22.0),
 )
 
 
