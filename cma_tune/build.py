@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
@@ -115,12 +116,10 @@ class Setup:
             project_dir=self.config.output,
             # A batch is a step, whatever accelerate is configured to.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            kwargs_handlers=[
-                # A learner's buffers are constants: there is nothing to broadcast in every step.
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                # The others wait while one process encodes a whole dataset.
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
-            ],
+            # The others wait while one process encodes a whole dataset.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+            # Else processes without a GPU would not find each other, and each would do everything.
+            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
         )
         precision = accelerator.mixed_precision
         if precision not in get_args(Precision):

@@ -1,0 +1,146 @@
+"""Run commands again and again, killing them with SIGKILL, until they end by themselves.
+
+``python kill_driver.py SPECS.json``: a spec holds ``arguments`` of the command line, ``mode`` ("never",
+"moments" or "writes"), ``kills`` (how often at most) and ``log`` (a file that gets one line an event). Every
+attempt is a process of its own, forked before torch has computed anything, so that imports are paid for once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["ACCELERATE_USE_CPU"] = "true"
+
+import jsonargparse  # noqa: F401
+import open_clip  # noqa: F401
+import torch
+
+import cma_tune.checkpoint
+import cma_tune.train
+from cma_tune.cli import main
+from cma_tune.data.builtin import load_builtin
+
+HALF, WRITTEN, REPLACED = "half written", "written, not in place", "in place"
+WRITES_BEFORE = 3
+"""Writes that an attempt is granted before it is killed inside one."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log_positions(log: Path) -> None:
+    """Note where every attempt goes on."""
+    load = cma_tune.train.load_checkpoint
+
+    def logged(*arguments: Any) -> cma_tune.checkpoint.Position:
+        position = load(*arguments)
+        note(log, position=[position.epoch, position.step])
+        return position
+
+    cma_tune.train.load_checkpoint = logged  # type: ignore[assignment]
+
+
+def note(log: Path, **event: Any) -> None:
+    with open(log, "a") as handle:
+        handle.write(json.dumps(event) + "\n")
+
+
+def kill_inside_a_write(where: str, log: Path) -> None:
+    """Have this process die inside its write number `WRITES_BEFORE`, of whatever file."""
+    count = itertools.count(1)
+    fsync, replace = os.fsync, os.replace
+    number = 0
+
+    def fsync_or_die(descriptor: int) -> None:
+        nonlocal number
+        number = next(count)
+        if number == WRITES_BEFORE and where == HALF:
+            note(log, killed=where)
+            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            die()
+        fsync(descriptor)
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if number == WRITES_BEFORE and where == WRITTEN:
+            note(log, killed=where, file=target.name)
+            die()
+        replace(source, target)
+        if number == WRITES_BEFORE and where == REPLACED:
+            note(log, killed=where, file=target.name)
+            die()
+
+    os.fsync, os.replace = fsync_or_die, replace_or_die  # type: ignore[assignment]
+
+
+def tell_epochs(pipe: int) -> None:
+    """Send a byte at the start of every epoch."""
+    learning_rate = cma_tune.train.learning_rate
+
+    def told(*arguments: Any) -> float:
+        os.write(pipe, b"!")
+        return learning_rate(*arguments)
+
+    cma_tune.train.learning_rate = told  # type: ignore[assignment]
+
+
+def attempt(arguments: list[str], log: Path, where: str | None, moment: tuple[int, float] | None) -> bool:
+    """One run in a process of its own; whether it ended by itself.
+
+    `where` kills it inside a write, `moment` so many seconds after so many epochs have begun.
+    """
+    epochs, epochs_for_child = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        log_positions(log)
+        if where is not None:
+            kill_inside_a_write(where, log)
+        tell_epochs(epochs_for_child)
+        try:
+            main(arguments)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    os.close(epochs_for_child)
+    if moment is not None and all(os.read(epochs, 1) for _ in range(moment[0])):  # no byte: it has ended
+        time.sleep(moment[1])
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(epochs)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        if moment is not None:
+            note(log, killed=moment)
+        return False
+    if status != 0:
+        raise SystemExit(f"an attempt failed with status {status}")
+    return True
+
+
+def run(spec: dict[str, Any]) -> None:
+    log = Path(spec["log"])
+    generator = random.Random(0)
+    for number in itertools.count():
+        where = moment = None
+        if number < spec["kills"] and spec["mode"] == "writes":
+            where = (HALF, WRITTEN, REPLACED)[number % 3]
+        if number < spec["kills"] and spec["mode"] == "moments":
+            moment = generator.randint(1, 12), generator.uniform(0, 0.03)
+        if attempt(spec["arguments"], log, where, moment):
+            note(log, attempts=number + 1)
+            return
+
+
+if __name__ == "__main__":
+    load_builtin("digits")  # imports scikit-learn, and reads the scans
+    for each in json.loads(Path(sys.argv[1]).read_text()):
+        run(each)

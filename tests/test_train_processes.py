@@ -1,0 +1,113 @@
+"""Two processes under ``accelerate launch`` give what one gives, and say a mistake once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny_runs import tiny_clip
+
+from cma_tune.cli import main
+
+DRIVER = Path(__file__).with_name("commands_driver.py")
+
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"),
+    *("--num_processes=2", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
+]
+"""``--cpu`` would start one process whatever the number; under ACCELERATE_USE_CPU these are two, with gloo."""
+
+COMMON = ["--shots=3", "--context.tokens=3", "--optim.lr=0.05", "--optim.epochs=3"]
+RELEASE = ["--loss.reduction=mean", "--loss.normalize=true"]
+COMMANDS = {
+    # Batches of 7 are shared 4 and 3; the last images of an epoch, less than a batch, are dropped.
+    "live": ["few-shot", *COMMON, *RELEASE, "--weights=0,0.3", "--optim.batch_size=7"],
+    "paper": ["few-shot", *COMMON, "--weights=0.5,1", "--optim.batch_size=7", "--train_features=stored"],
+    # 15 base images in one incomplete batch of 32, shared 8 and 7.
+    "halves": ["base-to-novel", *COMMON, *RELEASE, "--weights=0.3", "--train_features=stored", "--views=2"],
+    # With batches of one image, one process has none.
+    "cocoop": [
+        *("few-shot", *COMMON, *RELEASE, "--learner=cocoop", "--optim.batch_size=1", "--weights=0,0.4"),
+        "--train_features=stored",
+    ],
+    "zero": ["zero-shot"],
+}
+NEVER_THE_SAME = {"output", "features_dir", "workers"}
+
+
+def command(name: str, folder: Path, workers: int) -> list[str]:
+    protocol, *more = COMMANDS[name]
+    common = ["--dataset=digits", f"--backbone=local-dir:{tiny_clip()}", f"--workers={workers}"]
+    return [protocol, *common, f"--output={folder / name}", *more]
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, timeout=240, env=environment)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left, each with two workers where images are decoded in training."""
+    folder = tmp_path_factory.mktemp("two")
+    commands = [command(name, folder, workers=2 if name == "live" else 0) for name in COMMANDS]
+    (folder / "commands.json").write_text(json.dumps(commands))
+    done = launch(str(DRIVER), str(folder / "commands.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Every run is reported once.
+    runs = [line for line in done.stdout.splitlines() if "accuracy" in line]
+    assert len(runs) == len(list(folder.rglob("record.json"))) == 8
+    assert "Warning" not in done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_processes_give_what_one_gives(two: Path, tmp_path: Path, name: str) -> None:
+    main(command(name, tmp_path, workers=0))
+    paths = sorted((two / name).rglob("record.json"))
+    assert paths and [path.relative_to(two) for path in paths] == [
+        path.relative_to(tmp_path) for path in sorted((tmp_path / name).rglob("record.json"))
+    ]
+    for path in paths:
+        own = tmp_path / path.relative_to(two)
+        theirs, ours = (json.loads(each.read_text()) for each in (path, own))
+        compare(theirs, ours)
+        if name == "zero":
+            continue
+        assert (theirs["training"]["processes"], ours["training"]["processes"]) == (2, 1)
+        prompts = [load_file(each.parent / "prompt/prompt.safetensors") for each in (path, own)]
+        assert prompts[0].keys() == prompts[1].keys()
+        for key, value in prompts[0].items():
+            assert (value - prompts[1][key]).abs().max() < 1e-5, key
+
+
+def compare(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Records agree in all but where and how they were computed."""
+    assert theirs["run"] == ours["run"] and theirs["backbone"] == ours["backbone"]
+    assert theirs["dataset"] == ours["dataset"] and theirs["per_class"] == ours["per_class"]
+    assert theirs["figures"] == pytest.approx(ours["figures"], abs=1e-5)
+    for part in ("steps", "losses", "train_images"):
+        assert theirs["training"].get(part) == pytest.approx(ours["training"].get(part), abs=1e-5), part
+    for entry in theirs["config"].keys() - NEVER_THE_SAME:
+        assert theirs["config"][entry] == ours["config"][entry], entry
+
+
+def test_a_mistake_ends_every_process_with_code_2_and_is_said_once(tmp_path: Path) -> None:
+    done = launch("-m", "cma_tune", *command("paper", tmp_path, 0), "--shots=500")
+    assert done.returncode != 0
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("cma-tune: ")]
+    assert len(sentences) == 1 and sentences[0].startswith(
+        "cma-tune: Expected at least 500 training images per class, got fewer for zero (89), "
+    )
+    assert "Error: " not in done.stderr.split("ChildFailedError")[0]  # no traceback of ours
+    codes = re.findall(r"exitcode\s*: (-?\d+)", done.stderr)
+    # The launcher may have ended the second process (-15) before it got to end by itself.
+    assert "2" in codes and set(codes) <= {"2", "-15"}
+    assert not list(tmp_path.rglob("record.json"))
