@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_runs import tiny_clip
 
@@ -22,7 +23,7 @@ LAUNCH = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"),
     *("--num_processes=2", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
 ]
-"""``--cpu`` would start one process whatever the number; under ACCELERATE_USE_CPU these are two, with gloo."""
+"""``--cpu`` would start one process whatever the number. Without a GPU these are two, with gloo."""
 
 COMMON = ["--shots=3", "--context.tokens=3", "--optim.lr=0.05", "--optim.epochs=3"]
 RELEASE = ["--loss.reduction=mean", "--loss.normalize=true"]
@@ -49,7 +50,9 @@ def command(name: str, folder: Path, workers: int) -> list[str]:
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not torch.accelerator.is_available():
+        environment.pop("ACCELERATE_USE_CPU", None)  # they have to find each other without being told
     return subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, timeout=240, env=environment)
 
 

@@ -14,7 +14,7 @@ from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
-from cma_tune.protocols.selection import check_validation, select_weights
+from cma_tune.protocols.selection import check_choices, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
 from cma_tune.train import Checkpointing, Evaluation, evaluate, fit
 
@@ -40,8 +40,8 @@ def each_run(
         assert isinstance(run.config, FewShotConfig)
         setup.picks(run.config)
         finished(run, setup)
-    if config.select_weight:
-        check_validation(config, setup)
+    chosen = choices(runs) if config.select_weight else []
+    check_choices(chosen, setup)
     records = []
     for number, run in enumerate(runs, start=1):
         record = finished(run, setup) if config.resume else None  # without resume a run is done again
@@ -55,9 +55,7 @@ def each_run(
             record = one(setup, run)
             setup.say(f"{label}: {record.headline()}")
         records.append(record)
-    if config.select_weight:
-        records += select_weights(protocol, config, setup, records)
-    return records
+    return records + select_weights(chosen, setup, records)
 
 
 def finished(run: Run, setup: Setup) -> Record | None:

@@ -13,77 +13,81 @@ from cma_tune.records import Record, finished_record, save_record
 ON = "few-shot validation images"
 
 
-def check_validation(config: FewShotConfig, setup: Setup) -> None:
-    """Check that there are images to choose λ on.
+def choices(runs: Sequence[Run]) -> list[Run]:
+    """For every (shots, seed) of `runs`, the choice among its λ as a run of its own.
+
+    The λ of such a run are those to choose from, in ascending order.
+    """
+    groups: dict[tuple[int, int], list[FewShotConfig]] = {}
+    for run in runs:
+        assert isinstance(run.config, FewShotConfig)
+        groups.setdefault((run.config.shots[0], run.config.seeds[0]), []).append(run.config)
+    return [
+        Run(
+            runs[0].protocol,
+            replace(group[0], weights=sorted(_weight(one) for one in group), select_weight=True),
+        )
+        for group in groups.values()
+    ]
+
+
+def _weight(config: FewShotConfig) -> float:
+    return float(config.weights[0])
+
+
+def check_choices(chosen: Sequence[Run], setup: Setup) -> None:
+    """Check that there are images to choose λ on, and room for the choices.
 
     Raises:
-        UserError: the dataset has no validation part, or takes its test images for it.
+        UserError: the dataset has no validation part, or takes its test images for it; or a folder holds
+            another run's record.
     """
     tested_on = {item.key for item in setup.dataset.split.test}
-    for shots in config.shots:
-        for seed in config.seeds:
-            validation = setup.picks(replace(config, shots=[shots], seeds=[seed])).val
-            if not validation:
-                raise UserError(
-                    f"Expected validation images in '{setup.dataset.name}' for --select-weight, got none; "
-                    "give one λ, or a val part."
-                )
-            shared = sum(item.key in tested_on for item in validation)
-            if shared:
-                raise UserError(
-                    f"Expected validation images of '{setup.dataset.name}' that are no test images for "
-                    f"--select-weight, got {shared} test images among {len(validation)}; "
-                    "give one λ, or a val part of its own."
-                )
+    for run in chosen:
+        assert isinstance(run.config, FewShotConfig)
+        finished_record(run)
+        validation = setup.picks(run.config).val
+        if not validation:
+            raise UserError(
+                f"Expected validation images in '{setup.dataset.name}' for --select-weight, got none; "
+                "give one λ, or a val part."
+            )
+        shared = sum(item.key in tested_on for item in validation)
+        if shared:
+            raise UserError(
+                f"Expected validation images of '{setup.dataset.name}' that are no test images for "
+                f"--select-weight, got {shared} test images among {len(validation)}; "
+                "give one λ, or a val part of its own."
+            )
 
 
-def select_weights(
-    protocol: str, config: FewShotConfig, setup: Setup, records: Sequence[Record]
-) -> list[Record]:
-    """For every (shots, seed), the record of the λ with the highest validation accuracy.
+def select_weights(chosen: Sequence[Run], setup: Setup, records: Sequence[Record]) -> list[Record]:
+    """For every choice, the record of the λ with the highest validation accuracy.
 
     It is saved once more as a run of its own, which says what it was chosen from.
 
     Args:
-        protocol: of the runs.
-        config: with `select_weight`.
+        chosen: from `choices`.
         setup: processes and output.
-        records: those of all runs of `config`.
+        records: those of all runs to choose from.
 
     Raises:
-        UserError: see `choose`; or a folder holds another run's record.
+        UserError: see `choose`.
     """
-    chosen = []
-    for shots in config.shots:
-        for seed in config.seeds:
-            candidates = [r for r in records if r.shots == shots and r.seed == seed]
-            run = _selection_run(protocol, config, setup, candidates)
-            record = finished_record(run) if config.resume else None
-            if record is None:
-                finished_record(run)  # refuses a folder that holds another run's record
-                record = _selected(run, candidates)
-                if setup.accelerator.is_main_process:
-                    save_record(run.folder(), record)
-                setup.accelerator.wait_for_everyone()
-            setup.say(f"{run.folder()}: λ={record.weight:g} by validation, {record.headline()}")
-            chosen.append(record)
-    return chosen
-
-
-def _selection_run(protocol: str, config: FewShotConfig, setup: Setup, candidates: Sequence[Record]) -> Run:
-    """The choice as a run: its λ are those to choose from, in ascending order."""
-    first = candidates[0]
-    return Run(
-        protocol,
-        replace(
-            config,
-            shots=[first.shots],
-            seeds=[first.seed],
-            weights=sorted(record.weight for record in candidates),
-            mixed_precision=setup.precision,
-            optim=replace(config.optim, epochs=first.config["optim"]["epochs"]),
-        ),
-    )
+    results = []
+    for run in chosen:
+        config = run.config
+        assert isinstance(config, FewShotConfig)
+        record = finished_record(run) if config.resume else None
+        if record is None:
+            place = (config.shots[0], config.seeds[0])
+            record = _selected(run, [r for r in records if (r.shots, r.seed) == place])
+            if setup.accelerator.is_main_process:
+                save_record(run.folder(), record)
+            setup.accelerator.wait_for_everyone()
+        setup.say(f"{run.folder()}: λ={record.weight:g} by validation, {record.headline()}")
+        results.append(record)
+    return results
 
 
 def _selected(run: Run, candidates: Sequence[Record]) -> Record:
