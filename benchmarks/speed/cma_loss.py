@@ -1,6 +1,6 @@
 """CMA loss, forward and backward: ours against the loop over classes with ``eigh``, measured in one run.
 
-    python benchmarks/speed/cma_loss.py
+python benchmarks/speed/cma_loss.py
 """
 
 from __future__ import annotations
