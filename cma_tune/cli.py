@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Optional
+from typing import Any, Literal, NoReturn, Optional
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError, nearest
@@ -201,8 +201,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     command = COMMANDS[name]
 
-    class Parser(ArgumentParser):  # type: ignore[misc]
-        def error(self, message: str, ex: Exception | None = None) -> None:
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(one_sentence(message, command.config, name))
 
     parser = Parser(prog=f"cma-tune {name}", description=(command.config.__doc__ or "").splitlines()[0])

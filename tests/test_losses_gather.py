@@ -99,7 +99,7 @@ def worker(rank: int, folder: str) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder: Path = tmp_path_factory.mktemp("gloo")
-    spawn(worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(worker, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

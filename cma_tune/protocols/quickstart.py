@@ -23,7 +23,8 @@ from cma_tune.report import report
 NEXT = (
     "Next, with a real backbone on your own images (a folder of class folders): "
     "cma-tune few-shot --dataset folder:PATH --backbone ViT-B-16-quickgelu --pretrained openai "
-    "--shots 1,4,16 --seeds 1,2,3 --weights 0,0.1,0.5 --output runs/mine"
+    "--shots 1,4,16 --seeds 1,2,3 --weights 0,0.1,0.5 --loss.reduction mean --loss.normalize true "
+    "--output runs/mine"
 )
 
 
