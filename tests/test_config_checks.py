@@ -1,0 +1,162 @@
+"""What a run is: mistakes found before anything is loaded, sweeps, identities, folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cma_tune.checks import check
+from cma_tune.config import (
+    AugmentConfig,
+    ContextConfig,
+    FewShotConfig,
+    LossConfig,
+    OptimConfig,
+    Run,
+    ZeroShotConfig,
+    expand,
+    slug,
+)
+from cma_tune.errors import UserError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"weights": [1.2]}, "Expected λ between 0 and 1 in --weights, got 1.2."),
+        ({"weights": [0.0, -0.1]}, "Expected λ between 0 and 1 in --weights, got -0.1."),
+        ({"weights": [NAN]}, "Expected λ between 0 and 1 in --weights, got nan."),
+        ({"weights": []}, "Expected at least one value for --weights, got none."),
+        ({"shots": []}, "Expected at least one value for --shots, got none."),
+        ({"shots": [4, 4]}, "Expected every value of --shots once, got [4, 4]."),
+        ({"shots": [0]}, "Expected --shots of at least 1, got 0."),
+        ({"seeds": [-1]}, "Expected --seeds from 0 to 4294967295, got -1."),
+        ({"seeds": [2**32]}, "Expected --seeds from 0 to 4294967295, got 4294967296."),
+        ({"weights": ["recipe"]}, "Expected the release's form of the loss for its λ"),
+        ({"select_weight": True}, "Expected several λ in --weights to select among, got [0.0]."),
+        ({"workers": -1}, "Expected --workers of at least 0, got -1."),
+        ({"eval_batch_size": 0}, "Expected --eval_batch_size of at least 1, got 0."),
+        ({"context": ContextConfig(tokens=0)}, "Expected --context.tokens of at least 1, got 0."),
+        (
+            {"learner": "cocoop", "context": ContextConfig(per_class=True)},
+            "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false.",
+        ),
+        ({"views": -1}, "Expected --views of at least 0, got -1."),
+        ({"views": 4}, "Expected --views with --train_features stored, got 4 views of live features"),
+        ({"checkpoint_every": -1}, "Expected --checkpoint_every of at least 0, got -1."),
+        ({"optim": OptimConfig(batch_size=0)}, "Expected --optim.batch_size of at least 1, got 0."),
+        ({"optim": OptimConfig(epochs=0)}, "Expected --optim.epochs of at least 1, got 0."),
+        ({"optim": OptimConfig(lr=0.0)}, "Expected a finite --optim.lr above 0, got 0.0."),
+        ({"optim": OptimConfig(lr=NAN)}, "Expected a finite --optim.lr above 0, got nan."),
+        (
+            {"optim": OptimConfig(momentum=-0.1)},
+            "Expected a finite --optim.momentum of at least 0, got -0.1.",
+        ),
+        ({"optim": OptimConfig(weight_decay=NAN)}, "Expected a finite --optim.weight_decay of at least 0"),
+        ({"augment": AugmentConfig(scale_min=0.0)}, "Expected --augment.scale_min above 0 and at most 1"),
+        ({"augment": AugmentConfig(flip=1.5)}, "Expected --augment.flip between 0 and 1, got 1.5."),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(replace(FewShotConfig(), **changes))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_the_defaults_and_the_edges_pass(tmp_path: Path) -> None:
+    for changes in (
+        {},
+        {"weights": [0.0, 1.0], "seeds": [0, 2**32 - 1], "select_weight": True},
+        {"weights": ["recipe"], "loss": LossConfig("mean", True)},
+        {"train_features": "stored", "views": 3, "output": str(tmp_path)},
+        {"optim": OptimConfig(epochs=1, warmup_lr=0.0, momentum=0.0, weight_decay=0.0)},
+    ):
+        check(replace(FewShotConfig(), **changes))
+    check(ZeroShotConfig())
+
+
+def test_a_file_for_an_output_folder_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match=f"Expected a folder for --output, got the file {file}"):
+        check(ZeroShotConfig(output=str(file)))
+
+
+def test_a_sweep_is_every_combination_once() -> None:
+    config = FewShotConfig(shots=[1, 16], seeds=[1, 2, 3], weights=[0.0, 0.5], select_weight=True)
+    runs = expand("few-shot", config)
+    axes = []
+    for run in runs:
+        one = run.config
+        assert isinstance(one, FewShotConfig) and not one.select_weight
+        axes.append((*one.shots, *one.seeds, *one.weights))
+        assert one.optim.epochs == (50 if one.shots == [1] else 200)
+    assert sorted(axes) == sorted((k, s, w) for k in (1, 16) for s in (1, 2, 3) for w in (0.0, 0.5))
+    assert len({run.digest() for run in runs}) == len({run.folder() for run in runs}) == 12
+
+
+def test_a_weight_that_is_also_the_recipes_is_one_run() -> None:
+    config = FewShotConfig(dataset="dtd", shots=[16], weights=["recipe", 0.7], loss=LossConfig("mean", True))
+    assert len(expand("few-shot", config)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output": "elsewhere"},
+        {"features_dir": "elsewhere"},
+        {"data_root": "elsewhere"},
+        {"workers": 3},
+        {"eval_batch_size": 7},
+        {"checkpoint_every": 5},
+        {"resume": False},
+        {"tracker": "tensorboard"},
+    ],
+)
+def test_where_and_how_do_not_decide_what_a_run_is(changes: dict[str, Any]) -> None:
+    config = FewShotConfig()
+    assert Run("few-shot", replace(config, **changes)).digest() == Run("few-shot", config).digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "shapes"},
+        {"backbone": "ViT-B-32"},
+        {"templates": ["a {}."]},
+        {"mixed_precision": "bf16"},
+        {"learner": "cocoop"},
+        {"seeds": [2]},
+        {"weights": [0.1]},
+        {"loss": LossConfig("mean", True)},
+        {"optim": OptimConfig(lr=0.003)},
+        {"context": ContextConfig(words="a photo of a")},
+        {"train_features": "stored"},
+        {"augment": AugmentConfig(flip=0.0)},
+        {"select_weight": True},
+    ],
+)
+def test_everything_else_does(changes: dict[str, Any]) -> None:
+    config = FewShotConfig()
+    other = Run("few-shot", replace(config, **changes))
+    assert other.digest() != Run("few-shot", config).digest()
+    assert Run("base-to-novel", config).digest() != Run("few-shot", config).digest()
+    json.dumps(other.identity(), allow_nan=False)
+
+
+def test_folders_tell_runs_apart_and_can_be_read(tmp_path: Path) -> None:
+    config = FewShotConfig(dataset="folder:/my data/x", output=str(tmp_path), backbone="local-dir:a/b/clip")
+    path = Run("few-shot", config).folder().relative_to(tmp_path)
+    assert path == Path("few-shot/folder__my_data_x/clip/coop/shots16/seed1")
+    weighted = replace(config, weights=[0.25], backbone="ViT-B-32", pretrained="dir/own.pt")
+    path = Run("few-shot", weighted).folder().relative_to(tmp_path)
+    assert path == Path("few-shot/folder__my_data_x/ViT-B-32-own/coop+cma-0.25/shots16/seed1")
+    bare = ZeroShotConfig(output=str(tmp_path))
+    assert Run("zero-shot", bare).folder() == tmp_path / "zero-shot/digits/embedded/zero_shot"
+    assert slug("../..") == ".._.." and slug("/") == "_" and slug("hf-hub:org/repo") == "hf-hub_org_repo"

@@ -1,0 +1,113 @@
+"""Records as files: written, read back, found, refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cma_tune.config import FewShotConfig, OptimConfig, Run
+from cma_tune.errors import UserError
+from cma_tune.records import Record, find_records, finished_record, load_record, save_record, versions
+
+
+def make(run: Run) -> Record:
+    return Record(
+        run=run.digest(),
+        protocol=run.protocol,
+        config=asdict(run.config),
+        dataset={"split": "0" * 64},
+        backbone={"name": "embedded"},
+        figures={"accuracy": 61.25, "validation_accuracy": 60.0, "class_similarity": 0.3},
+        per_class={"test": {"Ä": 50.0, "absent": None}},
+        versions=versions(),
+    )
+
+
+def run(tmp_path: Path, **changes: Any) -> Run:
+    return Run("few-shot", replace(FewShotConfig(output=str(tmp_path)), **changes))
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = make(run(tmp_path, weights=[0.3], shots=[4], seeds=[2]))
+    save_record(tmp_path / "a/b", record)
+    assert load_record(tmp_path / "a/b/record.json") == record
+    assert (record.shots, record.seed, record.weight, record.learner) == (4, 2, 0.3, "coop")
+    assert record.headline() == "accuracy 61.25, validation accuracy 60.00"
+    assert "NaN" not in (tmp_path / "a/b/record.json").read_text()
+
+
+def test_figures_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    record = make(run(tmp_path))
+    record.figures["accuracy"] = float("nan")
+    with pytest.raises(ValueError):
+        save_record(tmp_path, record)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 2}', "null"])
+def test_another_format_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"Expected a record of format 1 at .*record.json, got something else"
+    ):
+        load_record(tmp_path / "record.json")
+
+
+def test_entries_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    content = asdict(make(run(tmp_path)))
+    (tmp_path / "record.json").write_text(json.dumps({**content, "surprise": 1}))
+    with pytest.raises(UserError, match=r"its entries don't fit: .*surprise"):
+        load_record(tmp_path / "record.json")
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(UserError, match=r"Expected a record at .* to be JSON"):
+        load_record(tmp_path / "record.json")
+
+
+def test_records_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
+    runs = [run(tmp_path, seeds=[seed]) for seed in (3, 1, 2)]
+    for each in runs:
+        save_record(each.folder(), make(each))
+    assert [record.seed for record in find_records(tmp_path)] == [1, 2, 3]
+    with pytest.raises(UserError, match="there is no such folder"):
+        list(find_records(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=r"Expected record.json files below .*empty, got none; run a protocol"
+    ):
+        list(find_records(tmp_path / "empty"))
+
+
+def test_a_finished_run_is_known_by_its_record(tmp_path: Path) -> None:
+    one = run(tmp_path)
+    assert finished_record(one) is None
+    save_record(one.folder(), make(one))
+    assert finished_record(one) == make(one)
+    assert finished_record(run(tmp_path, seeds=[2])) is None  # another folder
+    # Where and how it is computed is not the run.
+    assert finished_record(run(tmp_path, workers=4, resume=False)) == make(one)
+
+
+def test_another_runs_record_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    one = run(tmp_path)
+    save_record(one.folder(), make(one))
+    other = run(tmp_path, optim=OptimConfig(lr=0.1, epochs=7), views=2)
+    with pytest.raises(UserError) as caught:
+        finished_record(other)
+    assert str(caught.value) == (
+        f"Expected no record or this run's record in {one.folder()}, got one of another run "
+        "(it differs in optim.epochs, optim.lr, views); choose another --output."
+    )
+
+
+def test_records_and_configs_need_the_standard_library_alone() -> None:
+    code = (
+        "import cma_tune.records, cma_tune.checks, sys; print('torch' in sys.modules, 'yaml' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
