@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tiny_runs import tiny_clip
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
@@ -45,10 +44,8 @@ SPECS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every spec's output, and what happened: NAME and NAME.log."""
-    folder = tmp_path_factory.mktemp("kills")
+def run_all(folder: Path) -> None:
+    """Make every spec's output, and write down what happened: NAME and NAME.log."""
     specs = [
         {"kills": 0, "arguments": arguments(folder / name, *more), "log": str(folder / f"{name}.log"), **spec}
         for name, (more, spec) in SPECS.items()
@@ -62,7 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder
 
 
 def events(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -86,7 +82,15 @@ def positions(found: list[dict[str, Any]]) -> list[tuple[int, int]]:
     return [(event["position"][0], event["position"][1]) for event in found if "position" in event]
 
 
-def test_killed_inside_its_writes(folder: Path) -> None:
+def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path: Path) -> None:
+    # One test, so that workers that share the tests out don't each run all of it.
+    run_all(tmp_path)
+    check_killed_inside_its_writes(tmp_path)
+    check_killed_at_random_moments(tmp_path)
+    check_killed_with_a_meta_net(tmp_path)
+
+
+def check_killed_inside_its_writes(folder: Path) -> None:
     # Of checkpoints within an epoch and between two, of stored features, of the prompt and of the record.
     assert events(folder, "live") == [{"position": [0, 0]}, {"attempts": 1}]
     found = events(folder, "live-killed")
@@ -98,7 +102,7 @@ def test_killed_inside_its_writes(folder: Path) -> None:
     assert results(folder / "live-killed") == results(folder / "live")
 
 
-def test_killed_at_random_moments(folder: Path) -> None:
+def check_killed_at_random_moments(folder: Path) -> None:
     found = events(folder, "stored-killed")
     assert sum("killed" in event for event in found) >= 4
     assert len({epoch for epoch, _ in positions(found)}) >= 4
@@ -106,7 +110,7 @@ def test_killed_at_random_moments(folder: Path) -> None:
     assert len(results(folder / "stored")) == 2
 
 
-def test_killed_with_a_meta_net(folder: Path) -> None:
+def check_killed_with_a_meta_net(folder: Path) -> None:
     found = events(folder, "cocoop-killed")
     assert sum("killed" in event for event in found) == 3 and max(positions(found)) > (1, 0)
     assert results(folder / "cocoop-killed") == results(folder / "cocoop")
