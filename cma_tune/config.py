@@ -246,6 +246,10 @@ class Run:
         """SHA-256 of the identity."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
+    def prompt_folder(self) -> Path:
+        """Where the run leaves its learned prompt."""
+        return self.folder() / "prompt"
+
     def folder(self) -> Path:
         """Where the run leaves its record."""
         config = self.config

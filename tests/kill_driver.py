@@ -60,6 +60,15 @@ def kill_inside_a_write(where: str, log: Path) -> None:
     fsync, replace = os.fsync, os.replace
     number = 0
 
+    save_file = cma_tune.checkpoint.save_file
+
+    def save_or_die(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata)
+        if number + 1 == WRITES_BEFORE and where == HALF:
+            note(log, killed=where, file=Path(path).name)
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+
     def fsync_or_die(descriptor: int) -> None:
         nonlocal number
         number = next(count)
@@ -78,6 +87,7 @@ def kill_inside_a_write(where: str, log: Path) -> None:
             note(log, killed=where, file=target.name)
             die()
 
+    cma_tune.checkpoint.save_file = save_or_die
     os.fsync, os.replace = fsync_or_die, replace_or_die  # type: ignore[assignment]
 
 

@@ -24,6 +24,7 @@ from cma_tune.learners import from_pretrained
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record
+from cma_tune.train import NonFiniteLossError
 
 
 def run(config: FewShotConfig) -> list[Any]:
@@ -230,3 +231,37 @@ def test_a_runs_digest_is_that_of_what_decides_its_result(tmp_path: Path) -> Non
     (record,) = run(config)
     content = Run("few-shot", config).identity()
     assert record.run == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def test_a_run_that_diverges_in_its_last_steps_leaves_neither_prompt_nor_record(tmp_path: Path) -> None:
+    config = few_shot_config(tmp_path, shots=[2], optim=OptimConfig(epochs=2, batch_size=32, lr=1e35))
+    with pytest.raises(NonFiniteLossError, match="smaller learning rate"):
+        run(config)
+    assert not list(tmp_path.rglob("record.json")) + list(tmp_path.rglob("prompt"))
+
+
+def test_the_chosen_weights_prompt_lies_beside_its_record(tmp_path: Path) -> None:
+    config = few_shot_config(tmp_path, shots=[2], weights=[0.0, 0.5], select_weight=True)
+    *candidates, chosen = run(config)
+    (best,) = [record for record in candidates if record.weight == chosen.weight]
+    folders = {path.parent.parts[-3]: path.parent for path in tmp_path.rglob("record.json")}
+    mine = folders["coop+cma-selected"]
+    its = folders["coop+cma-0.5" if best.weight else "coop"]
+    for name in ("prompt.safetensors", "card.json"):
+        assert (mine / "prompt" / name).read_bytes() == (its / "prompt" / name).read_bytes()
+
+
+def test_zero_shot_is_measured_on_both_halves_among_their_own_names(tmp_path: Path) -> None:
+    config = ZeroShotConfig(dataset="shapes", output=str(tmp_path))
+    setup = Setup(config, backbone=backbone())
+    record = zero_shot(config, setup)
+    features, labels = setup.test_features()
+    logits = features @ setup.zero_shot(setup.dataset.split.class_names).text_features().T
+    half = len(setup.dataset.split.class_names) // 2
+    base, novel = labels < half, labels >= half
+    expected = {
+        "base_accuracy": (logits[base][:, :half].argmax(1) == labels[base]).double().mean(),
+        "novel_accuracy": (logits[novel][:, half:].argmax(1) + half == labels[novel]).double().mean(),
+    }
+    for name, share in expected.items():
+        assert record.figures[name] == pytest.approx(100 * float(share))

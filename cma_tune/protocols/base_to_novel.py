@@ -5,16 +5,13 @@ Each half is classified among its own names alone; the harmonic mean weighs both
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from cma_tune.build import Setup
 from cma_tune.checks import check
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
-from cma_tune.protocols.runs import each_run, leave, make_record, per_class, train_one, validate
+from cma_tune.protocols.runs import class_half, each_run, leave, make_record, per_class, train_one, validate
 from cma_tune.records import Record
 from cma_tune.train import evaluate
 
@@ -50,12 +47,6 @@ def _check_halves(setup: Setup) -> None:
             )
 
 
-def _half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tensor, Tensor]:
-    """The images of one half, relabelled from 0."""
-    kept = torch.isin(labels, torch.tensor(half))
-    return features[kept], labels[kept] - half[0]
-
-
 def _one(setup: Setup, run: Run) -> Record:
     config = run.config
     assert isinstance(config, FewShotConfig)
@@ -67,10 +58,12 @@ def _one(setup: Setup, run: Run) -> Record:
     figures = validate(setup, learner, base_split)
     features, labels = setup.test_features()
     novel_names = [picked.class_names[label] for label in novel]
-    on_base = evaluate(learner, *_half(features, labels, base), setup.accelerator, config.eval_batch_size)
+    on_base = evaluate(
+        learner, *class_half(features, labels, base), setup.accelerator, config.eval_batch_size
+    )
     on_novel = evaluate(
         learner.for_classes(novel_names),
-        *_half(features, labels, novel),
+        *class_half(features, labels, novel),
         setup.accelerator,
         config.eval_batch_size,
     )

@@ -72,7 +72,9 @@ def quickstart(output: str) -> None:
     # The zero-shot run shares dataset, backbone and stored features with the few-shot runs.
     zero_shot(ZeroShotConfig(dataset="digits", output=output), setup)
     few_shot(digits, setup)
-    base_to_novel(shapes, Setup(shapes, backbone=setup.backbone))
+    on_shapes = Setup(shapes, backbone=setup.backbone)
+    zero_shot(ZeroShotConfig(dataset="shapes", output=output), on_shapes)
+    base_to_novel(shapes, on_shapes)
     if setup.accelerator.is_main_process:
         report(output)
     seconds = time.perf_counter() - started

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, expand
@@ -16,10 +20,9 @@ from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
 from cma_tune.protocols.selection import check_choices, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
-from cma_tune.train import Checkpointing, Evaluation, evaluate, fit
+from cma_tune.train import Checkpointing, Evaluation, NonFiniteLossError, evaluate, fit
 
 CHECKPOINT = "checkpoint.safetensors"
-PROMPT = "prompt"
 
 
 def each_run(
@@ -185,7 +188,19 @@ def make_record(
 
 
 def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None = None) -> Record:
-    """Write prompt and record, then drop the checkpoint: in this order a kill loses nothing."""
+    """Write prompt and record, then drop the checkpoint: in this order a kill loses nothing.
+
+    Raises:
+        NonFiniteLossError: the last steps spoilt what was learned, so that a figure is no number; nothing is
+            written.
+    """
+    wrong = [name for name, value in record.figures.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteLossError(
+            f"Expected finite figures of {run.folder()}, got {record.figures[wrong[0]]} for "
+            f"{wrong[0].replace('_', ' ')}: training diverged in its last steps; try a smaller learning rate "
+            "with another --output."
+        )
     if setup.accelerator.is_main_process:
         folder = run.folder()
         if learner is not None:
@@ -196,8 +211,14 @@ def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None
                 "run": record.run,
                 "figures": record.figures,
             }
-            save_prompt(learner, folder / PROMPT, provenance)
+            save_prompt(learner, run.prompt_folder(), provenance)
         save_record(folder, record)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     setup.accelerator.wait_for_everyone()
     return record
+
+
+def class_half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tensor, Tensor]:
+    """The images of one half of the classes, relabelled from 0."""
+    kept = torch.isin(labels, torch.tensor(half))
+    return features[kept], labels[kept] - half[0]

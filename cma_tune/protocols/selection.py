@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
+from cma_tune.files import write_atomically
+from cma_tune.learners.saving import CARD, WEIGHTS
 from cma_tune.records import Record, finished_record, save_record
 
 ON = "few-shot validation images"
@@ -64,7 +68,7 @@ def check_choices(chosen: Sequence[Run], setup: Setup) -> None:
 def select_weights(chosen: Sequence[Run], setup: Setup, records: Sequence[Record]) -> list[Record]:
     """For every choice, the record of the λ with the highest validation accuracy.
 
-    It is saved once more as a run of its own, which says what it was chosen from.
+    It is saved once more, with its prompt, as a run of its own, which says what it was chosen from.
 
     Args:
         chosen: from `choices`.
@@ -83,6 +87,8 @@ def select_weights(chosen: Sequence[Run], setup: Setup, records: Sequence[Record
             place = (config.shots[0], config.seeds[0])
             record = _selected(run, [r for r in records if (r.shots, r.seed) == place])
             if setup.accelerator.is_main_process:
+                best = replace(config, weights=[record.weight], select_weight=False)
+                _copy_prompt(replace(run, config=best), run)
                 save_record(run.folder(), record)
             setup.accelerator.wait_for_everyone()
         setup.say(f"{run.folder()}: λ={record.weight:g} by validation, {record.headline()}")
@@ -99,6 +105,14 @@ def _selected(run: Run, candidates: Sequence[Record]) -> Record:
     }
     config = {**best.config, "select_weight": True}
     return replace(best, run=run.digest(), selection=selection, config=config)
+
+
+def _copy_prompt(best: Run, run: Run) -> None:
+    """The chosen λ's prompt beside the choice's record, so that it is found where the record is."""
+    for name in (WEIGHTS, CARD):
+        source = best.prompt_folder() / name
+        if source.is_file():  # a prompt that was taken away does not make the record less true
+            write_atomically(run.prompt_folder() / name, partial(shutil.copyfile, source))
 
 
 def choose(candidates: Sequence[Record]) -> Record:

@@ -7,7 +7,10 @@ from dataclasses import replace
 from cma_tune.build import Setup
 from cma_tune.checks import check
 from cma_tune.config import Run, ZeroShotConfig
-from cma_tune.protocols.runs import finished, leave, make_record, per_class
+from cma_tune.data.splits import base_novel_labels
+from cma_tune.learners import ZeroShot
+from cma_tune.metrics import harmonic_mean
+from cma_tune.protocols.runs import class_half, finished, leave, make_record, per_class
 from cma_tune.records import Record
 from cma_tune.train import evaluate
 
@@ -33,7 +36,28 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
     }
+    figures |= _halves(setup, learner, config.eval_batch_size)
     record = make_record(setup, run, figures, {"test": per_class(result, class_names)})
     leave(setup, run, record)
     setup.say(f"{run.folder()}: {record.headline()}")
     return record
+
+
+def _halves(setup: Setup, learner: ZeroShot, batch_size: int) -> dict[str, float]:
+    """What learned prompts are measured against base-to-novel: each half among its own names alone.
+
+    Nothing where a half has no test images, or there is but one class.
+    """
+    names = setup.dataset.split.class_names
+    features, labels = setup.test_features()
+    if len(names) < 2:
+        return {}
+    accuracies = []
+    for half in base_novel_labels(len(names)):
+        images, relabelled = class_half(features, labels, half)
+        if not len(relabelled):
+            return {}
+        chosen = learner.for_classes([names[label] for label in half])
+        accuracies.append(evaluate(chosen, images, relabelled, setup.accelerator, batch_size).accuracy)
+    base, novel = accuracies
+    return {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": harmonic_mean(base, novel)}

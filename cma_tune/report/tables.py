@@ -102,7 +102,7 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     """Tables of accuracy and alignment for every dataset and backbone.
 
     Runs are averaged only if they differ in nothing but the seed; where other settings differ, each has a row
-    of its own that names them. Zero-shot stands in the few-shot table, at 0 shots.
+    of its own that names them. Zero-shot stands in the few-shot table, at 0 shots, and in base-to-novel's.
 
     Args:
         records: of zero-shot, few-shot and base-to-novel.
@@ -130,8 +130,11 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     for place in sorted(few_shot.keys() | base_to_novel.keys()):
         if place in few_shot:
             tables += _few_shot_tables(few_shot[place], *place)
+        # Zero-shot needs no shots: where it was measured on both halves, it stands beside each of them.
+        zero_shot = [r for r in few_shot.get(place, []) if r.protocol == "zero-shot"]
+        beside = [r for r in zero_shot if "base_accuracy" in r.figures]
         for shots, members in sorted(base_to_novel.get(place, {}).items()):
-            tables += _base_to_novel_tables(members, *place, shots)
+            tables += _base_to_novel_tables([*beside, *members], *place, shots)
     return tables
 
 
@@ -160,13 +163,16 @@ def _few_shot_tables(records: Sequence[Record], dataset: str, backbone: str) -> 
 def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str, shots: int) -> list[Table]:
     groups = name_groups(group_records(records))
 
-    def rows(metrics: Iterable[str]) -> list[Row]:
-        return [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in metrics)) for g in groups]
+    def rows(of: Iterable[Group], metrics: Iterable[str]) -> list[Row]:
+        at = {group.name: 0 if group.learner == "zero_shot" else shots for group in groups}
+        return [Row(g.name, g, tuple(_cell(g, metric, at[g.name]) for metric in metrics)) for g in of]
 
     columns = list(BASE_TO_NOVEL.values())
     place = ("base-to-novel", dataset, backbone, shots)
-    accuracy = _table("accuracy", *place, columns, rows(BASE_TO_NOVEL), groups)
-    return [accuracy, *_alignment(*place, rows(SIMILARITIES), groups)]
+    accuracy = _table("accuracy", *place, columns, rows(groups, BASE_TO_NOVEL), groups)
+    # Zero-shot's similarities are over all classes, those of the others over one half.
+    learned = [group for group in groups if group.learner != "zero_shot"]
+    return [accuracy, *_alignment(*place, rows(learned, SIMILARITIES), groups)]
 
 
 def _alignment(
