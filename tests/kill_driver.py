@@ -87,7 +87,7 @@ def kill_inside_a_write(where: str, log: Path) -> None:
             note(log, killed=where, file=target.name)
             die()
 
-    cma_tune.checkpoint.save_file = save_or_die
+    cma_tune.checkpoint.save_file = save_or_die  # type: ignore[assignment]
     os.fsync, os.replace = fsync_or_die, replace_or_die  # type: ignore[assignment]
 
 
