@@ -119,6 +119,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _union(found: re.Match[str]) -> str:
+    """What an option of several types takes: λ, or a word out of some."""
+    words = list(dict.fromkeys(re.findall(r"'(\w+)'", found.group().partition("Errors")[0])))
+    if words == ["recipe"]:
+        return "Expected numbers from 0 to 1, or recipe"
+    return f"Expected one of {', '.join(words)}" if words else "Expected a value of another type"
+
+
 def one_sentence(message: str, config: type, command: str) -> str:
     """The parser's complaint in one sentence, with the nearest option where one is unknown."""
     known = [name for name, _ in options(config)]
@@ -133,6 +141,10 @@ def one_sentence(message: str, config: type, command: str) -> str:
         group = re.search(r"[Pp]arser key ['\"]([\w.]+)['\"]", message)
         path = f"{group.group(1)}.{name}" if group and group.group(1) in known else name
         return f"Expected keys of '{command}' in its config, got '{path}'{nearest(path, known)}; {see}"
+    inner = re.search(r"[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'", message)
+    if inner:
+        path = f"{inner.group(1)}.{inner.group(2)}"
+        return f"Expected keys of '{command}' in its config, got '{path}'{nearest(path, known)}; {see}"
     missing = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is required|required.*?: *-*([\w.]+)", message)
     if missing:
         return f"Expected --{missing.group(1) or missing.group(2)} for '{command}', got none; {see}"
@@ -140,6 +152,8 @@ def one_sentence(message: str, config: type, command: str) -> str:
     if text.startswith("Problems parsing config:"):
         return f"Expected YAML in the file of --config, but{text.partition(':')[2]}."
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    text = re.sub(r"Does not validate against any of the Union subtypes .*", _union, text)
+    text = re.sub(r"a (?:typing\.)?Literal\[([^]]*)\]", lambda found: f"one of {found.group(1)}", text)
     value = re.match(r"(?:Parser key|Key) \"([\w.]+)\": ?(.*)", text)
     if value:
         return f"Expected a valid value for --{value.group(1)}: {value.group(2)}."

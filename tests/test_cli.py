@@ -94,7 +94,8 @@ def test_positional_arguments() -> None:
         ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean 'weights'"]),
         ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean 'optim.epochs'"]),
         ("few-shot", ["--optim.lr", "fast"], ["--optim.lr", "fast", "float"]),
-        ("few-shot", ["--learner", "cop"], ["--learner", "cop", "cocoop"]),
+        ("few-shot", ["--learner", "cop"], ["--learner", "one of 'coop', 'cocoop'", "cop"]),
+        ("few-shot", ["--weights", "much"], ["--weights", "numbers from 0 to 1, or recipe"]),
         ("few-shot", ["--shots", "one"], ["--shots", "one"]),
         ("few-shot", ["caltech101"], ["'caltech101' without one"]),
         ("few-shot", ["--dataset"], ["value after --dataset"]),
@@ -118,7 +119,7 @@ def test_a_wrong_option_is_one_sentence(command: str, typed: list[str], parts: l
     ("content", "parts"),
     [
         ("shotz: [1]\n", ["'shotz'", "did you mean 'shots'"]),
-        ("optim:\n  learning_rate: 1\n", ["learning_rate"]),
+        ("optim:\n  lrr: 1\n", ["'optim.lrr'", "did you mean 'optim.lr'"]),
         ("shots: {a: 1}\n", ["shots"]),
         ("shots: [1\n", ["YAML", "--config", "line 1"]),
     ],

@@ -122,6 +122,8 @@ def test_missing_folder_split_file_and_images_say_where_to_get_them(tmp_path: Pa
         load_dataset("dtd", tmp_path)
     assert f"folder of 'dtd' at {tmp_path / 'dtd'}" in str(caught.value)
     assert "--data-root" in str(caught.value)
+    assert "https://www.robots.ox.ac.uk/~vgg/data/dtd/" in str(caught.value)
+    assert "https://drive.google.com/file/d/1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x" in str(caught.value)
 
     (tmp_path / "dtd").mkdir()
     with pytest.raises(UserError) as caught:

@@ -33,9 +33,13 @@ class CatalogEntry:
     classes: int
     sizes: tuple[int, int, int] | None
 
+    def split_url(self) -> str:
+        """Where the split file is to be had."""
+        return f"https://drive.google.com/file/d/{self.split_drive_id}"
+
     def where_to_get_split(self) -> str:
         """A sentence on where the split file comes from."""
-        return f"get it from https://drive.google.com/file/d/{self.split_drive_id} and put it there"
+        return f"get it from {self.split_url()} and put it there"
 
 
 _PHOTO = "a photo of a {}."
@@ -199,6 +203,22 @@ def check_templates(templates: Iterable[str]) -> None:
             )
 
 
+IMAGES_FROM = {
+    "caltech101": "https://data.caltech.edu/records/mzrjq-6wc02",
+    "oxford_pets": "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+    "stanford_cars": "https://huggingface.co/datasets/tanganke/stanford_cars",
+    "oxford_flowers": "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+    "food101": "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+    "fgvc_aircraft": "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    "sun397": "https://vision.princeton.edu/projects/2010/SUN/",
+    "dtd": "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    "eurosat": "https://github.com/phelber/EuroSAT",
+    "ucf101": "https://drive.google.com/file/d/10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O (mid-frames)",
+    "imagenet": "https://www.image-net.org",
+}
+"""Where the images of each dataset are to be had."""
+
+
 def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
     """Paths of the split file and the image folder below `root`.
 
@@ -210,7 +230,8 @@ def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         raise UserError(
             f"Expected the folder of '{entry.name}' at {folder}, but it does not exist; "
-            f"put the images into {folder / entry.images} or name another --data-root."
+            f"name another --data-root, or get the images from {IMAGES_FROM[entry.name]} into "
+            f"{folder / entry.images} and the split file from {entry.split_url()} into {folder}."
         )
     split_file = folder / split_name
     if not split_file.is_file():
@@ -222,6 +243,6 @@ def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
     if not images.is_dir():
         raise UserError(
             f"Expected the images of '{entry.name}' in {images}, but there is no such folder; "
-            "unpack them there."
+            f"get them from {IMAGES_FROM[entry.name]} and unpack them there."
         )
     return split_file, images
