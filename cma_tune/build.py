@@ -28,11 +28,10 @@ from cma_tune.data.images import Augmentation, Transform, train_transform
 from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
 from cma_tune.data.splits import Item, Split
 from cma_tune.errors import UserError, nearest
-from cma_tune.learners import CoCoOp, CoOp, ZeroShot
+from cma_tune.learners import ZeroShot
 from cma_tune.learners.coop import ContextLearner, ContextOptions
+from cma_tune.learners.saving import LEARNERS
 from cma_tune.train import Recipe
-
-LEARNERS: dict[str, type[CoOp] | type[CoCoOp]] = {"coop": CoOp, "cocoop": CoCoOp}
 
 
 def source_options(config: SourceConfig) -> SourceOptions:

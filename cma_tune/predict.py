@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cma_tune.data.batches import encode_items
+from cma_tune.data.labels import read_class_names
 from cma_tune.data.sources import FileImages
 from cma_tune.data.splits import Item
 from cma_tune.errors import UserError
@@ -55,22 +56,15 @@ def predict(images: Sequence[str], prompt: str, classes: str | None = None, top:
         raise UserError("Expected at least one image, got none.")
     if top < 1:
         raise UserError(f"Expected --top of at least 1, got {top}.")
-    names, probabilities = class_probabilities(images, prompt, _read_names(classes) if classes else None)
+    names, probabilities = class_probabilities(
+        images, prompt, read_class_names(Path(classes)) if classes else None
+    )
     for image, row in zip(images, probabilities, strict=True):
         best = row.topk(min(top, len(names)))
         labels = "  ".join(
             f"{names[int(i)]} {float(p):.4f}" for p, i in zip(best.values, best.indices, strict=True)
         )
         print(f"{image}\t{labels}")
-
-
-def _read_names(path: str) -> list[str]:
-    if not Path(path).is_file():
-        raise UserError(f"Expected a file of class names, one a line, at {path}, but there is none.")
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"Expected class names, one a line, in {path}, got none.")
-    return names
 
 
 def words(prompt: str, count: int = 5) -> None:
