@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -279,6 +280,18 @@ def test_integer_features_and_unknown_reductions_are_refused() -> None:
         CMALoss(reduction="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"Expected `reduction` to be 'sum' or 'mean', got 'none'"):
         cross_modal_entropy(torch.ones(1, 2), torch.ones(1, 2), labels, reduction="none")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["x", "false", 1, None])
+def test_a_switch_that_is_no_bool_is_refused(value: Any) -> None:
+    labels = torch.tensor([0])
+    with pytest.raises(ValueError, match=rf"Expected `normalize` to be True or False, got {value!r}\."):
+        CMALoss(normalize=value)
+    with pytest.raises(ValueError, match=r"Expected `gather_across_processes` to be True or False"):
+        CMALoss(gather_across_processes=value)
+    for name in ("normalize", "gather"):
+        with pytest.raises(ValueError, match=rf"Expected `{name}` to be True or False, got {value!r}\."):
+            cross_modal_entropy(torch.ones(1, 2), torch.ones(1, 2), labels, **{name: value})
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])

@@ -57,8 +57,8 @@ def cross_modal_entropy(
         embedding of the batch is not finite.
 
     Raises:
-        ValueError: shapes do not fit, a dtype is wrong, a label is outside 0..C−1, or ``reduction`` is
-            unknown.
+        ValueError: shapes do not fit, a dtype is wrong, a label is outside 0..C−1, ``reduction`` is
+            unknown, or ``normalize`` or ``gather`` is no bool.
 
     Source: the CMA paper's loss of one class group, summed over classes.
 
@@ -72,6 +72,8 @@ def cross_modal_entropy(
         0.5
     """
     _check_reduction(reduction)
+    _check_switch("normalize", normalize)
+    _check_switch("gather", gather)
     check_pairing(image_features, text_features, labels)
     # One copy to the CPU serves the check and the plan of the groups: the only wait for the device.
     classes = labels.cpu().long()
@@ -119,7 +121,8 @@ class CMALoss(nn.Module):
         - output: scalar
 
     Raises:
-        ValueError: ``reduction`` is unknown; when called, as :func:`cross_modal_entropy`.
+        ValueError: ``reduction`` is unknown, or a switch is no bool; when called, as
+            :func:`cross_modal_entropy`.
 
     Example:
         >>> loss = CMALoss(reduction="mean", normalize=True)
@@ -139,6 +142,8 @@ class CMALoss(nn.Module):
     ) -> None:
         super().__init__()
         _check_reduction(reduction)
+        _check_switch("normalize", normalize)
+        _check_switch("gather_across_processes", gather_across_processes)
         self.reduction: Reduction = reduction
         self.normalize = normalize
         self.gather_across_processes = gather_across_processes
@@ -195,3 +200,9 @@ def cma_objective(cross_entropy: Tensor, penalty: Tensor, weight: float) -> Tens
 def _check_reduction(reduction: str) -> None:
     if reduction not in get_args(Reduction):
         raise ValueError(f"Expected `reduction` to be 'sum' or 'mean', got {reduction!r}.")
+
+
+def _check_switch(name: str, value: bool) -> None:
+    # A word such as "false" would count as true.
+    if not isinstance(value, bool):
+        raise ValueError(f"Expected `{name}` to be True or False, got {value!r}.")
