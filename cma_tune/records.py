@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -86,15 +86,50 @@ def load_record(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        UserError: the file is not a record of this format.
+        UserError: the file is not a record of this format, or its entries don't fit.
     """
     content = read_json(path, "a record")
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise UserError(f"Expected a record of format {FORMAT} at {path}, got something else; move it away.")
     try:
-        return Record(**content)
+        record = Record(**content)
     except TypeError as error:
         raise UserError(f"Expected a record at {path}, but its entries don't fit: {error}.") from None
+    unfit = _unfit(record)
+    if unfit:
+        raise UserError(f"Expected a record at {path}, but its entries don't fit: {', '.join(unfit)}.")
+    return record
+
+
+def _unfit(record: Record) -> list[str]:
+    """Entries that another program's file of the same name would have in another form."""
+    config, backbone = record.config, record.backbone
+    axes = [config.get(name, [0]) for name in ("shots", "seeds", "weights")] if _is_object(config) else []
+    fits = {
+        "run": isinstance(record.run, str),
+        "protocol": isinstance(record.protocol, str),
+        "config": _is_object(config) and "dataset" in config and all(map(_is_one_number, axes)),
+        "dataset": _is_object(record.dataset),
+        "backbone": _is_object(backbone) and "name" in backbone,
+        "figures": _is_object(record.figures) and all(map(_is_number, record.figures.values())),
+        "per_class": _is_object(record.per_class),
+        "training": _is_object(record.training),
+        "selection": record.selection is None or _is_object(record.selection),
+        "versions": _is_object(record.versions),
+    }
+    return [name for name, good in fits.items() if not good]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_one_number(values: Any) -> bool:
+    return isinstance(values, list) and len(values) == 1 and _is_number(values[0])
 
 
 def finished_record(run: Run) -> Record | None:
@@ -134,18 +169,32 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def find_records(folder: Path) -> Iterator[Record]:
+def find_records(folder: Path, skip: Callable[[UserError], None] | None = None) -> Iterator[Record]:
     """All records below `folder`, in the order of their paths.
 
+    Args:
+        folder: where to look, with all folders below it.
+        skip: called with the mistake of a file of that name that is no record, which is then left out;
+            without it the mistake is raised.
+
     Raises:
-        UserError: there is no such folder, or no record in it.
+        UserError: there is no such folder, no record in it, or a file that is none and is not to be skipped.
     """
     if not folder.is_dir():
         raise UserError(f"Expected a folder with records at {folder}, but there is no such folder.")
-    paths = sorted(folder.rglob(FILE))
-    if not paths:
+    found = False
+    for path in sorted(folder.rglob(FILE)):
+        try:
+            record = load_record(path)
+        except UserError as error:
+            if skip is None:
+                raise
+            skip(error)
+            continue
+        found = True
+        yield record
+    if not found:
         raise UserError(
-            f"Expected {FILE} files below {folder}, got none; run a protocol with --output {folder}."
+            f"Expected {FILE} files of cma-tune below {folder}, got none; "
+            f"run a protocol with --output {folder}."
         )
-    for path in paths:
-        yield load_record(path)

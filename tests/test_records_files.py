@@ -78,9 +78,52 @@ def test_records_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
         list(find_records(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        UserError, match=r"Expected record.json files below .*empty, got none; run a protocol"
+        UserError, match=r"Expected record.json files of cma-tune below .*empty, got none; run a protocol"
     ):
         list(find_records(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("run", 7),
+        ("protocol", None),
+        ("config", []),
+        ("config", {"shots": [1]}),
+        ("config", {"dataset": "digits", "shots": []}),
+        ("config", {"dataset": "digits", "weights": ["recipe"]}),
+        ("dataset", "digits"),
+        ("backbone", {}),
+        ("figures", {"accuracy": "high"}),
+        ("figures", {"accuracy": True}),
+        ("per_class", 1),
+        ("training", "long"),
+        ("selection", []),
+        ("versions", "all"),
+    ],
+)
+def test_entries_of_another_form_are_named(entry: str, value: Any, tmp_path: Path) -> None:
+    content = asdict(make(run(tmp_path)))
+    (tmp_path / "record.json").write_text(json.dumps({**content, entry: value}))
+    with pytest.raises(UserError, match=rf"Expected a record at .*, but its entries don't fit: {entry}\.$"):
+        load_record(tmp_path / "record.json")
+
+
+def test_files_that_are_no_records_can_be_skipped(tmp_path: Path) -> None:
+    one = make(run(tmp_path))
+    save_record(tmp_path / "b", one)
+    for place, content in [("a", '{"tool": "other"}'), ("c", "{"), ("d", json.dumps({"format": 1}))]:
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "record.json").write_text(content)
+    skipped: list[UserError] = []
+    assert list(find_records(tmp_path, skipped.append)) == [one]
+    for mistake, place in zip(skipped, "acd", strict=True):
+        assert str(tmp_path / place / "record.json") in str(mistake)
+    with pytest.raises(UserError, match=r"Expected a record of format 1 at .*a/record.json"):
+        list(find_records(tmp_path))
+    (tmp_path / "b/record.json").unlink()
+    with pytest.raises(UserError, match=r"Expected record.json files of cma-tune below .*, got none"):
+        list(find_records(tmp_path, skipped.append))
 
 
 def test_a_finished_run_is_known_by_its_record(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from test_report_tables import accuracy, base_to_novel, few_shot, zero_shot
 
+from cma_tune.cli import main
 from cma_tune.config import ContextConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.records import save_record
@@ -111,3 +112,22 @@ def test_importing_the_report_loads_nothing_heavy() -> None:
     code = f"import sys, cma_tune.report; print({heavy} & {{*sys.modules}} or 'light')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "light"
+
+
+def test_report_goes_on_past_the_record_of_another_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "other" / "record.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"format": 1, "name": "a record of something else", "values": [1, 2]}')
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    warning, mistake = capsys.readouterr().err.splitlines()
+    assert warning.startswith("skipped: ") and str(foreign) in warning
+    assert mistake.startswith(f"cma-tune: Expected record.json files of cma-tune below {tmp_path}, got none")
+    save_record(tmp_path / "mine", zero_shot(60.0))
+    main(["report", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [warning]  # zero-shot alone has no curve
+    assert "Zero-shot  60.00" in printed.out
