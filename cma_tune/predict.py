@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,45 +21,66 @@ def class_probabilities(
 ) -> tuple[tuple[str, ...], torch.Tensor]:
     """Class names and probabilities ``[N, C]`` for image files.
 
+    The prompt's card, the class names and the files are looked at, in this order, before any weights load.
+
     Args:
         images: image files.
         prompt: folder of a learned prompt.
         class_names: names instead of those the prompt was learned on.
+        batch_size: images per step.
 
     Raises:
-        UserError: the prompt or an image can't be read, or the context belongs to its own classes.
+        UserError: the prompt or an image can't be read, there is no image, a class name is given twice, or the
+            context belongs to its own classes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    read_card(prompt)
+    if class_names is not None:
+        _check_distinct(class_names)
+    if not images:
+        raise UserError("Expected at least one image, got none.")
     for image in images:
         if not Path(image).is_file():
             raise UserError(f"Expected an image at {image}, but there is no such file.")
-    read_card(prompt)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = from_pretrained(prompt, device=device)
     chosen = learner if class_names is None else learner.for_classes(class_names)
     items = [Item(str(Path(image).resolve()), 0) for image in images]
+    files = FileImages(Path("/"), otherwise="leave it out")
     backbone = learner.backbone
     with torch.no_grad():
-        features = encode_items(
-            items, FileImages(Path("/")), backbone.transform, backbone.encode_image, device, batch_size
-        )
+        features = encode_items(items, files, backbone.transform, backbone.encode_image, device, batch_size)
         text = None if chosen.conditioned_on_image else chosen.text_features()
         logits = [chosen(part.to(device), text).logits.cpu() for part in features.split(batch_size)]
     return chosen.class_names, torch.cat(logits).softmax(dim=1)
 
 
+def _check_distinct(class_names: Sequence[str]) -> None:
+    """Equal names would share the probability of what is one class."""
+    twice = [name for name, count in Counter(class_names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"Expected every class name once, got {', '.join(map(repr, twice))} more than once; "
+            "remove the repetitions."
+        )
+
+
 def predict(images: Sequence[str], prompt: str, classes: str | None = None, top: int = 5) -> None:
     """Print the most probable labels of every image.
+
+    Args:
+        images: image files.
+        prompt: folder of a learned prompt.
+        classes: file of class names, one a line; by default the names the prompt was learned on.
+        top: labels per image, at most.
 
     Raises:
         UserError: see `class_probabilities`; or the file of class names is missing or empty.
     """
-    if not images:
-        raise UserError("Expected at least one image, got none.")
     if top < 1:
         raise UserError(f"Expected --top of at least 1, got {top}.")
-    names, probabilities = class_probabilities(
-        images, prompt, read_class_names(Path(classes)) if classes else None
-    )
+    read_card(prompt)  # a wrong folder is told before a wrong file of names
+    class_names = read_class_names(Path(classes)) if classes else None
+    names, probabilities = class_probabilities(images, prompt, class_names)
     for image, row in zip(images, probabilities, strict=True):
         best = row.topk(min(top, len(names)))
         labels = "  ".join(

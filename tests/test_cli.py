@@ -146,7 +146,7 @@ def test_a_wrong_config_file_is_one_sentence(content: str, parts: list[str], tmp
         (["few-shot", "--dataset", "caltech101", "--data-root", "nowhere"], "nowhere"),
         (["zero-shot", "--dataset", "folder:nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
-        (["predict", "nothing.jpg", "--prompt", "nowhere"], "nothing.jpg"),
+        (["predict", "nothing.jpg", "--prompt", "nowhere"], "nowhere"),
         (["words", "--prompt", "nowhere"], "nowhere"),
         (["few-shot", "--weights", "recipe", "--dataset", "digits"], "release"),
     ],

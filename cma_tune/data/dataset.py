@@ -63,10 +63,16 @@ class SourceOptions:
 
 
 class FileImages:
-    """Images that are files below `root` (keys are relative paths)."""
+    """Images that are files below `root` (keys are relative paths).
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: folder of the files.
+        otherwise: what a user can do about a file that is missing or damaged, but for mending it.
+    """
+
+    def __init__(self, root: Path, otherwise: str = "take it out of the split") -> None:
         self.root = root
+        self.otherwise = otherwise
 
     def load(self, key: str) -> Image:
         """Decode one file as RGB.
@@ -86,7 +92,7 @@ class FileImages:
         except Exception as error:  # Pillow's decoders raise almost anything over a damaged file
             raise UserError(
                 f"Expected an image at {path}, but it can't be decoded ({error}); "
-                "replace it or take it out of the split."
+                f"replace it or {self.otherwise}."
             ) from None
 
     def fingerprint(self, key: str) -> str:
@@ -104,7 +110,7 @@ class FileImages:
     def _missing(self, key: str) -> UserError:
         return UserError(
             f"Expected an image at {self.root / key}, but there is no such file; "
-            "put it there or take it out of the split."
+            f"put it there or {self.otherwise}."
         )
 
 
