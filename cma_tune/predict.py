@@ -30,8 +30,8 @@ def class_probabilities(
         batch_size: images per step.
 
     Raises:
-        UserError: the prompt or an image can't be read, there is no image, a class name is given twice, or the
-            context belongs to its own classes.
+        UserError: the prompt or an image can't be read, there is no image, a class name is given twice, or
+            the context belongs to its own classes.
     """
     read_card(prompt)
     if class_names is not None:
