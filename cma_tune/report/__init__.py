@@ -7,11 +7,12 @@ from pathlib import Path
 
 from cma_tune.errors import UserError
 from cma_tune.records import find_records
+from cma_tune.report.comparison import comparison_sentence
 from cma_tune.report.figures import draw_figures
 from cma_tune.report.formats import format_tables
 from cma_tune.report.tables import build_tables
 
-__all__ = ["build_tables", "draw_figures", "format_tables", "report"]
+__all__ = ["build_tables", "comparison_sentence", "draw_figures", "format_tables", "report"]
 
 
 def report(folder: str, form: str = "text", figures: str | None = None) -> None:
