@@ -18,7 +18,7 @@ from cma_tune.config import (
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
-from cma_tune.report import report
+from cma_tune.report import comparison_sentence, report
 
 NEXT = (
     "Next, with a real backbone on your own images (a folder of class folders): "
@@ -29,7 +29,10 @@ NEXT = (
 
 
 def digits_config(output: str) -> FewShotConfig:
-    """Few-shot on `digits`: CoOp and CoOp+CMA over some shots and seeds; also ``configs/quickstart.yaml``."""
+    """Few-shot on `digits`: CoOp and CoOp+CMA over some shots and seeds.
+
+    ``configs/quickstart.yaml`` holds the same for those who start from it; the package ships without configs.
+    """
     return FewShotConfig(
         dataset="digits",
         output=output,
@@ -47,7 +50,7 @@ def digits_config(output: str) -> FewShotConfig:
 
 
 def shapes_config(output: str) -> BaseToNovelConfig:
-    """Base-to-novel on `shapes` with some λ."""
+    """Base-to-novel on `shapes` with some λ; ``configs/quickstart_shapes.yaml`` holds the same."""
     return BaseToNovelConfig(
         dataset="shapes",
         output=output,
@@ -65,17 +68,20 @@ def shapes_config(output: str) -> BaseToNovelConfig:
 
 
 def quickstart(output: str) -> None:
-    """Run it, print the table, draw the figures, say what to do next."""
+    """Run it, print the tables, draw the figures, say what the tables show and what to do next."""
     started = time.perf_counter()
     digits, shapes = digits_config(output), shapes_config(output)
     setup = Setup(digits)
     # The zero-shot run shares dataset, backbone and stored features with the few-shot runs.
-    zero_shot(ZeroShotConfig(dataset="digits", output=output), setup)
-    few_shot(digits, setup)
+    zero_shot(ZeroShotConfig(dataset=digits.dataset, output=output), setup)
+    records = few_shot(digits, setup)
     on_shapes = Setup(shapes, backbone=setup.backbone)
-    zero_shot(ZeroShotConfig(dataset="shapes", output=output), on_shapes)
-    base_to_novel(shapes, on_shapes)
+    zero_shot(ZeroShotConfig(dataset=shapes.dataset, output=output), on_shapes)
+    records += base_to_novel(shapes, on_shapes)
     if setup.accelerator.is_main_process:
         report(output)
+    shown = comparison_sentence(records)
+    if shown:
+        setup.say(f"\n{shown}")
     seconds = time.perf_counter() - started
     setup.say(f"\n{seconds:.0f} s in all; records, prompts and figures in {Path(output)}.\n{NEXT}")
