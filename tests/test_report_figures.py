@@ -24,6 +24,7 @@ from cma_tune.report.figures import (
     _few_shot_figure,
     _weight_curves,
     _weight_figure,
+    _weight_panels,
 )
 
 
@@ -121,7 +122,7 @@ def test_the_legend_covers_no_curve_and_nothing_is_cut_off() -> None:
 
 def test_lambda_curves_show_base_novel_and_h_with_a_panel_for_each_method() -> None:
     table = accuracy([*sweep(), *sweep(config=BaseToNovelConfig(learner="cocoop"))])
-    figure: Any = _weight_figure(table, _weight_curves(table))
+    figure: Any = _weight_figure(table, _weight_panels(table))
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("CoOp", "CoCoOp")
     base, novel, harmonic = (container.lines[0] for container in first.containers)
@@ -132,10 +133,52 @@ def test_lambda_curves_show_base_novel_and_h_with_a_panel_for_each_method() -> N
     assert harmonic.get_ydata()[2] == pytest.approx(sum(by_seed) / 2)
 
 
+def test_few_shot_lambda_curves_need_three_lambda_at_the_same_shots(tmp_path: Path) -> None:
+    # Three λ at 4 and 16 shots, two at 1 shot; λ = 0 has other shots beside them, and so other epochs.
+    by_weight = {
+        0.0: {1: [50.0, 52.0], 2: [55.0], 4: [60.0, 62.0], 16: [80.0, 80.0]},
+        0.3: {1: [51.0, 53.0], 4: [64.0, 66.0], 16: [79.0, 81.0]},
+        0.7: {4: [58.0, 60.0], 16: [70.0, 74.0]},
+    }
+    records = [zero_shot(40.0), *(one for w, by in by_weight.items() for one in few_shot(by, weight=w))]
+    table = accuracy(records)
+    panels = _weight_panels(table)
+    figure: Any = _weight_figure(table, panels)
+    (axes,) = figure.axes
+    four, sixteen = axes.containers
+    assert [container.get_label() for container in (four, sixteen)] == ["4 shots", "16 shots"]
+    assert list(four.lines[0].get_xdata()) == list(sixteen.lines[0].get_xdata()) == [0.0, 0.3, 0.7]
+    assert list(four.lines[0].get_ydata()) == [61.0, 65.0, 59.0]
+    assert list(sixteen.lines[0].get_ydata()) == [80.0, 80.0, 72.0]
+    ends = [(part[0][1], part[1][1]) for part in four.lines[2][0].get_segments()]
+    half = 1.96 / 2**0.5
+    assert ends == [pytest.approx((mean - half, mean + half)) for mean in (61.0, 65.0, 59.0)]
+    assert figure.get_suptitle() == "Few-shot: dataset digits, backbone embedded, CoOp"
+    names = ["few_shot-digits-embedded.png", "few_shot_weights-digits-embedded.png"]
+    assert [path.name for path in draw_figures(records, tmp_path)] == names
+    fewer = [one for one in records if one.weight < 0.7]
+    assert [path.name for path in draw_figures(fewer, tmp_path)] == names[:1]
+
+
+def test_a_line_has_its_color_in_every_panel_and_a_place_in_the_legend() -> None:
+    weights = (0.0, 0.3, 0.7)
+    records = [one for w in weights for one in few_shot({4: [60.0], 16: [80.0]}, weight=w)]
+    cocoop = FewShotConfig(learner="cocoop")
+    records += [one for w in weights for one in few_shot({1: [50.0], 16: [80.0]}, weight=w, config=cocoop)]
+    table = accuracy(records)
+    figure: Any = _weight_figure(table, _weight_panels(table))
+    looks = [{c.get_label(): c.lines[0].get_color() for c in axes.containers} for axes in figure.axes]
+    assert looks == [
+        {"4 shots": COLORS[1], "16 shots": COLORS[2]},
+        {"1 shot": COLORS[0], "16 shots": COLORS[2]},
+    ]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"1 shot", "4 shots", "16 shots"}
+
+
 def test_lambda_zero_starts_the_curve_of_every_form_of_the_loss() -> None:
     release = BaseToNovelConfig(loss=LossConfig("mean", True))
     table = accuracy([*sweep((0.0, 0.5)), *sweep((0.7, 1.0), release)])
-    curves = {name: [row.group.weight for row in rows] for name, rows in _weight_curves(table)}
+    curves = {name: [row.group.weight for row in rows] for name, rows in _weight_curves(table.rows, 2)}
     assert curves == {
         "CoOp (normalize=false, reduction=sum)": [0.0, 0.5],
         "CoOp (normalize=true, reduction=mean)": [0.0, 0.7, 1.0],

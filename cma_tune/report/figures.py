@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +30,12 @@ GREY = "#666666"
 
 
 def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw few-shot curves (accuracy against shots) and λ curves (base, novel, H against λ).
+    """Draw few-shot curves (accuracy against shots) and λ curves (accuracies against λ).
 
-    One file for each dataset and backbone, for λ curves also for each number of shots, and none where there
-    is a single λ. The λ are those of the runs: a λ chosen on validation images has no place on a λ curve.
-    Error bars are 95 % intervals over seeds.
+    One file for each dataset and backbone, for base-to-novel's λ curves (base, novel, H) also for each number
+    of shots, and none where there is a single λ. Few-shot's λ curves, a line for each number of shots, need
+    three λ at the same shots. The λ are those of the runs: a λ chosen on validation images has no place on a
+    λ curve. Error bars are 95 % intervals over seeds.
 
     Args:
         records: of zero-shot, few-shot and base-to-novel.
@@ -45,22 +47,20 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     Raises:
         UserError: as `build_tables`.
     """
-    paths = []
+    drawn: list[tuple[str, Figure]] = []
     for table in build_tables(records):
         if table.kind != "accuracy":
             continue
         name = f"{slug(table.dataset)}-{slug(table.backbone)}.png"
-        if table.protocol == "few-shot":
-            figure = _few_shot_figure(table)
-            path = folder / f"few_shot-{name}"
-        elif table.protocol == "base-to-novel" and (curves := _weight_curves(table)):
-            figure = _weight_figure(table, curves)
-            path = folder / f"weights-{table.shots}shots-{name}"
-        else:
-            continue
-        write_atomically(path, partial(figure.savefig, format="png"))
-        paths.append(path)
-    return paths
+        few_shot = table.protocol == "few-shot"
+        if few_shot:
+            drawn.append((f"few_shot-{name}", _few_shot_figure(table)))
+        if panels := _weight_panels(table):
+            kind = "few_shot_weights" if few_shot else f"weights-{table.shots}shots"
+            drawn.append((f"{kind}-{name}", _weight_figure(table, panels)))
+    for name, figure in drawn:
+        write_atomically(folder / name, partial(figure.savefig, format="png"))
+    return [folder / name for name, _ in drawn]
 
 
 def _new_figure(panels: int, legend_rows: int) -> tuple[Figure, list[Axes]]:
@@ -107,27 +107,69 @@ def _few_shot_figure(table: Table) -> Figure:
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.set_xlabel("training images per class (shots)")
     axes.set_ylabel("accuracy (%)")
-    _finish(figure, axes, f"Few-shot: dataset {table.dataset}, backbone {table.backbone}", table, columns)
+    _finish(figure, [axes], f"Few-shot: dataset {table.dataset}, backbone {table.backbone}", table, columns)
     return figure
 
 
-def _weight_curves(table: Table) -> list[tuple[str, list[Row]]]:
-    """Rows with a fixed λ by method and settings, for those with two λ at least."""
-    fixed = [row for row in table.rows if row.group.weight is not None]
+@dataclass(frozen=True)
+class _Line:
+    """One line of a λ curve, from one column of the table: points are (λ, figure over seeds)."""
+
+    label: str
+    column: int
+    points: list[tuple[float, Cell]]
+
+
+def _weight_panels(table: Table) -> list[tuple[str, list[_Line]]]:
+    """The λ curves of a table by method and settings: one panel each, with its lines."""
+    if table.protocol == "base-to-novel":
+        return [
+            (
+                name,
+                [_Line(_metric_label(label), i, _points(rows, i)) for i, label in enumerate(table.columns)],
+            )
+            for name, rows in _weight_curves(table.rows, 2)
+        ]
+    panels: dict[str, list[_Line]] = {}
+    for column, label in enumerate(table.columns):
+        there = [row for row in table.rows if row.cells[column] is not None]
+        for name, rows in _weight_curves(there, 3, column):
+            panels.setdefault(name, []).append(_Line(label, column, _points(rows, column)))
+    in_order = [_curve_name(row) for row in table.rows]
+    return sorted(panels.items(), key=lambda panel: in_order.index(panel[0]))
+
+
+def _metric_label(column: str) -> str:
+    return "harmonic mean (H)" if column == BASE_TO_NOVEL["harmonic_mean"] else f"{column} classes"
+
+
+def _points(rows: Sequence[Row], column: int) -> list[tuple[float, Cell]]:
+    return [(row.group.weight or 0.0, cell) for row in rows if (cell := row.cells[column])]
+
+
+def _weight_curves(rows: Sequence[Row], least: int, column: int | None = None) -> list[tuple[str, list[Row]]]:
+    """Rows with a fixed λ by method and settings, for those with `least` λ.
+
+    Epochs must agree too: all of them, or those for the shots of one column.
+    """
+    fixed = [row for row in rows if row.group.weight is not None]
     curves: dict[tuple[str, ...], list[Row]] = {}
     for row in (row for row in fixed if row.group.weight):
-        curves.setdefault((*_without_loss(row), str(_loss(row))), []).append(row)
+        curves.setdefault((*_without_loss(row, column), str(_loss(row))), []).append(row)
     for row in (row for row in fixed if row.group.weight == 0):
         # Without the penalty its form means nothing, so λ = 0 starts the curve of every form.
-        starts = [rows for key, rows in curves.items() if key[:-1] == _without_loss(row)]
-        for rows in starts:
-            rows.insert(0, row)
-    return [(_curve_name(rows[-1]), rows) for rows in curves.values() if len(rows) > 1]
+        starts = [several for key, several in curves.items() if key[:-1] == _without_loss(row, column)]
+        for several in starts:
+            several.insert(0, row)
+    return [(_curve_name(several[-1]), several) for several in curves.values() if len(several) >= least]
 
 
-def _without_loss(row: Row) -> tuple[str, ...]:
+def _without_loss(row: Row, column: int | None) -> tuple[str, ...]:
     rest = sorted((key, value) for key, value in row.group.settings.items() if not key.startswith("loss."))
-    return row.group.learner, str(rest), str(sorted(row.group.epochs.items()))
+    epochs = dict(row.group.epochs)
+    if column is not None and (cell := row.cells[column]):
+        epochs = {cell.shots: epochs.get(cell.shots, 0)}
+    return row.group.learner, str(rest), str(sorted(epochs.items()))
 
 
 def _loss(row: Row) -> list[tuple[str, str]]:
@@ -139,23 +181,22 @@ def _curve_name(row: Row) -> str:
     return f"{name} ({row.group.variant})" if row.group.variant else name
 
 
-def _weight_figure(table: Table, curves: Sequence[tuple[str, list[Row]]]) -> Figure:
-    figure, panels = _new_figure(len(curves), 1)
-    for axes, (name, rows) in zip(panels, curves, strict=True):
-        for number, label in enumerate(BASE_TO_NOVEL.values()):
-            points = [(row.group.weight or 0.0, cell) for row in rows if (cell := row.cells[number])]
-            full = "harmonic mean (H)" if label == "H" else f"{label} classes"
-            _line(axes, [weight for weight, _ in points], [cell for _, cell in points], number, full)
+def _weight_figure(table: Table, panels: Sequence[tuple[str, list[_Line]]]) -> Figure:
+    figure, all_axes = _new_figure(len(panels), 1)
+    columns = sorted({line.column for _, lines in panels for line in lines})
+    for axes, (name, lines) in zip(all_axes, panels, strict=True):
+        for line in lines:
+            weights, cells = [weight for weight, _ in line.points], [cell for _, cell in line.points]
+            _line(axes, weights, cells, columns.index(line.column), line.label)
         axes.set_xlabel("weight λ of (1−λ)·CE + λ·CMA")
-        if len(curves) > 1:
+        if len(panels) > 1:
             axes.set_title(_wrapped(name, 40), fontsize=9)
-    panels[0].set_ylabel("accuracy (%)")
-    title = (
-        f"Base-to-novel, {shots_text(table.shots or 0)}: dataset {table.dataset}, backbone {table.backbone}"
-    )
-    if len(curves) == 1:
-        title += f", {curves[0][0]}"
-    _finish(figure, panels[0], title, table, 3)
+    all_axes[0].set_ylabel("accuracy (%)")
+    protocol = f"{table.protocol.capitalize()}" + (f", {shots_text(table.shots)}" if table.shots else "")
+    title = f"{protocol}: dataset {table.dataset}, backbone {table.backbone}"
+    if len(panels) == 1:
+        title += f", {panels[0][0]}"
+    _finish(figure, all_axes, title, table, max(3, min(len(columns), 5)))
     return figure
 
 
@@ -176,15 +217,17 @@ def _line(axes: Axes, x: Sequence[float], cells: Sequence[Cell], number: int, la
     )
 
 
-def _finish(figure: Figure, axes: Axes, title: str, table: Table, columns: int) -> None:
+def _finish(figure: Figure, panels: Sequence[Axes], title: str, table: Table, columns: int) -> None:
     """Title, legend below everything, and what the error bars are."""
     figure.suptitle(_wrapped(title, 70), fontsize=11)
-    handles: list[Any]
-    handles, labels = axes.get_legend_handles_labels()
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
     figure.legend(
         # Without its bars a handle shows how the line is dashed.
-        [handle[0] if isinstance(handle, tuple) else handle for handle in handles],
-        labels,
+        [handle[0] if isinstance(handle, tuple) else handle for handle in handles.values()],
+        list(handles),
         loc="outside lower center",
         ncols=columns,
         frameon=False,
