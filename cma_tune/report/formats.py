@@ -95,10 +95,9 @@ def _csv(tables: Sequence[Table]) -> str:
     writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in table.rows:
-            zero_shot = row.group.learner == "zero_shot"
             protocol = row.group.records[0].protocol
-            weight = "" if zero_shot or row.group.weight is None else row.group.weight
             for cell in filter(None, row.cells):
+                weight = "" if (of_runs := row.group.weight_at(cell.shots)) is None else of_runs
                 interval = "" if cell.interval is None else cell.interval
                 figures = (cell.shots, cell.metric, cell.mean, interval, len(cell.values))
                 writer.writerow((protocol, table.dataset, table.backbone, row.group.name, weight, *figures))

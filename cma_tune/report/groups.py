@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import FewShotConfig, Run, recipe_epochs
+from cma_tune.config import FewShotConfig, Run, recipe_epochs, recipe_weight
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 
@@ -41,8 +41,10 @@ class Group:
 
     Attributes:
         learner: the method's key.
-        weight: λ, or None for zero-shot and for a λ chosen on validation images.
+        weight: λ, or None for zero-shot, for a λ chosen on validation images and for one that goes with the
+            shots as the release's does.
         selected: λ was chosen on validation images.
+        release: λ is the release's for the dataset and the shots, and not the same at all of them.
         settings: everything else that decides the result, except epochs; values as JSON.
         epochs: by shots.
         records: in the order of shots and seeds.
@@ -56,6 +58,7 @@ class Group:
     epochs: Mapping[int, int]
     records: tuple[Record, ...] = field(repr=False)
     variant: str = ""
+    release: bool = False
 
     @property
     def method(self) -> str:
@@ -63,12 +66,20 @@ class Group:
         name = learner_name(self.learner)
         if self.selected:
             return f"{name} + CMA, λ chosen on validation"
+        if self.release:
+            return f"{name} + CMA, λ of the release"
         return f"{name} + CMA, λ={self.weight:g}" if self.weight else name
 
     @property
     def name(self) -> str:
         """The name in tables and figures."""
         return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    def weight_at(self, shots: int) -> float | None:
+        """λ of the runs with these shots, None for zero-shot and for a λ chosen by seed."""
+        if self.release:
+            return next(record.weight for record in self.records if record.shots == shots)
+        return self.weight
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
@@ -91,7 +102,7 @@ def group_records(records: Iterable[Record]) -> list[Group]:
             epochs = {r.shots: number for r in part if (number := _epochs(r))}
             unique = tuple(_without_repetitions(part))
             groups.append(Group(learner, weight, selected, dict(settings), epochs, unique))
-    return sorted(groups, key=_row_order)
+    return sorted(_with_release(groups), key=_row_order)
 
 
 def learner_name(learner: str) -> str:
@@ -171,6 +182,37 @@ def _by_epochs(records: Sequence[Record]) -> list[list[Record]]:
     return list(parts.values())
 
 
+def _with_release(groups: Iterable[Group]) -> list[Group]:
+    """Join the groups of a method that have the release's λ at all their shots, where it goes with the shots.
+
+    A λ that ran at other shots too belongs to a sweep, and keeps its row.
+    """
+    kept: list[Group] = []
+    by_release: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        if group.weight and all(map(_has_release_weight, group.records)):
+            kind = (group.learner, tuple(sorted(group.settings.items())))
+            by_release.setdefault(kind, []).append(group)
+        else:
+            kept.append(group)
+    for several in by_release.values():
+        epochs = merged_epochs(group.epochs for group in several)
+        if len(several) == 1 or epochs is None:
+            kept += several
+            continue
+        records = sorted((r for group in several for r in group.records), key=lambda r: (r.shots, r.seed))
+        joined = replace(several[0], weight=None, release=True, epochs=epochs, records=tuple(records))
+        kept.append(joined)
+    return kept
+
+
+def _has_release_weight(record: Record) -> bool:
+    try:
+        return record.weight == recipe_weight(str(record.config["dataset"]), record.shots)
+    except UserError:  # the release has none
+        return False
+
+
 def _without_repetitions(records: Sequence[Record]) -> Iterable[Record]:
     """One record for every shots and seed: copies of a run must not count as seeds."""
     seen: dict[tuple[int, int], Record] = {}
@@ -191,4 +233,5 @@ def _row_order(group: Group) -> tuple[Any, ...]:
     known = list(LEARNERS)
     place = known.index(group.learner) if group.learner in known else len(known)
     settings = sorted(group.settings.items())
-    return (place, group.learner, group.selected, group.weight or 0.0, settings, list(group.epochs.items()))
+    chosen = (group.selected, group.release, group.weight or 0.0)
+    return (place, group.learner, *chosen, settings, list(group.epochs.items()))

@@ -38,7 +38,7 @@ def name_groups(groups: Sequence[Group]) -> list[Group]:
 
 
 def setting_notes(groups: Sequence[Group]) -> list[str]:
-    """Sentences on epochs, on settings that differ between methods, on chosen λ, and on versions."""
+    """Sentences on epochs, settings that differ between methods, λ chosen or of the release, and versions."""
     notes = []
     learned = [group for group in groups if group.learner != "zero_shot"]
     epochs = merged_epochs(group.epochs for group in learned)
@@ -50,6 +50,9 @@ def setting_notes(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         if group.selected:
             notes.append(f"{group.name}, by seed: {_chosen(group)}.")
+        if group.release:
+            weights = _by_shots({record.shots: f"{record.weight:g}" for record in group.records})
+            notes.append(f"{group.name}: {weights}.")
     versions = _several_versions(groups)
     if versions:
         notes.append(f"Runs were made with different versions: {', '.join(versions)}.")
