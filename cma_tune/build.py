@@ -19,7 +19,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from tqdm import tqdm
 
-from cma_tune.clip.backbone import Backbone, check_backbone_name, load_backbone
+from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
 from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, SourceConfig, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.features import feature_identity, stored_features
@@ -65,6 +65,17 @@ def recipe(config: FewShotConfig) -> Recipe:
         cma_weight=weight,
         reduction=config.loss.reduction,
         normalize=config.loss.normalize,
+    )
+
+
+def text_options(config: FewShotConfig) -> TextOptions:
+    """How the text tower runs."""
+    # All processes go through a run alike, so none waits for another's classes for ever.
+    return TextOptions(
+        chunk=config.text_chunk,
+        memory=config.text_memory,
+        split_over_processes=True,
+        compile=config.compile,
     )
 
 
@@ -141,7 +152,12 @@ class Setup:
     def backbone(self) -> Backbone:
         """The frozen model on the device of this process."""
         config = self.config
-        return load_backbone(config.backbone, config.pretrained, config.model_config, self.accelerator.device)
+        backbone = load_backbone(
+            config.backbone, config.pretrained, config.model_config, self.accelerator.device
+        )
+        if config.compile:
+            backbone.compile_images()
+        return backbone
 
     @property
     def features_dir(self) -> Path:
@@ -256,6 +272,7 @@ class Setup:
     def learner(self, config: FewShotConfig, class_names: Sequence[str]) -> ContextLearner:
         """An untrained learner over these names; the global random state is set by the run's seed."""
         set_seed(config.seeds[0])
+        self.backbone.text_options = text_options(config)
         return LEARNERS[config.learner](
             self.backbone, class_names, context_options(config.context), seed=config.seeds[0]
         )

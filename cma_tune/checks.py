@@ -61,6 +61,9 @@ def _check_training(config: FewShotConfig) -> None:
             f"Expected --views with --train_features stored, got {config.views} views of live features; "
             "live features are encoded anew in every epoch."
         )
+    _at_least("text_chunk", config.text_chunk, 0)
+    if not 0 < config.text_memory < math.inf:
+        raise UserError(f"Expected a finite --text_memory above 0, in GiB, got {config.text_memory}.")
     _at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
     _at_least("optim.batch_size", optim.batch_size, 1)

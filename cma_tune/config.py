@@ -160,6 +160,7 @@ class ZeroShotConfig:
         workers: processes that decode images.
         mixed_precision: by default accelerate's setting.
         eval_batch_size: images per step in evaluation and encoding.
+        compile: run image tower and packed text tower under torch.compile.
     """
 
     dataset: str = "digits"
@@ -174,6 +175,7 @@ class ZeroShotConfig:
     workers: int = 0
     mixed_precision: Optional[Precision] = None  # noqa: UP045
     eval_batch_size: int = 100
+    compile: bool = False
 
 
 @dataclass
@@ -193,6 +195,9 @@ class FewShotConfig(ZeroShotConfig):
         augment: training crops.
         train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
         views: crops per image for stored training features; 0 is the test transform.
+        text_chunk: prompts that go through the text tower at once, the others being recomputed in the
+            backward pass; 0 is as many as fit text_memory.
+        text_memory: GiB for the text tower's activations, roughly.
         checkpoint_every: also save every so many steps; 0 saves at epoch boundaries.
         resume: go on from checkpoints and skip finished runs.
         tracker: accelerate tracker, such as tensorboard.
@@ -210,6 +215,8 @@ class FewShotConfig(ZeroShotConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train_features: Literal["live", "stored"] = "live"
     views: int = 0
+    text_chunk: int = 0
+    text_memory: float = 4.0
     checkpoint_every: int = 0
     resume: bool = True
     tracker: Optional[str] = None  # noqa: UP045
@@ -221,7 +228,10 @@ class BaseToNovelConfig(FewShotConfig):
 
 
 WHERE = ("output", "features_dir", "data_root")
-HOW = ("workers", "eval_batch_size", "checkpoint_every", "resume", "tracker")
+HOW = (
+    *("workers", "eval_batch_size", "compile", "text_chunk", "text_memory"),
+    *("checkpoint_every", "resume", "tracker"),
+)
 """With WHERE, the entries of a config that don't decide a run's result."""
 
 

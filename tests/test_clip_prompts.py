@@ -184,7 +184,10 @@ def test_insert_context_against_a_loop(per_class: bool) -> None:
     shape = (3, 2, 5) if per_class else (2, 5)
     context = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     before = embeddings.clone()
-    result = insert_context(embeddings, slots, context)
+    groups = torch.stack([embeddings, embeddings])
+    result = insert_context(groups, slots, torch.stack([context, 2 * context]))
+    assert torch.equal(result[1] - result[0], insert_context(0 * groups, slots, context[None])[0])
+    result = result[0]
     expected = torch.stack([torch.stack(list(row)) for row in reference_insert(embeddings, slots, context)])
     assert torch.equal(result, expected)
     assert torch.equal(embeddings, before)

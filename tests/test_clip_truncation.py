@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.backbone import Backbone, TextOptions
 from cma_tune.clip.prompts import place_context
 from cma_tune.learners import CoOp
 from cma_tune.learners.coop import ContextLearner, ContextOptions
@@ -47,6 +47,7 @@ def full_length_text_features(backbone: Backbone, learner: ContextLearner, conte
     position=st.sampled_from(["end", "middle", "front"]),
     per_class=st.booleans(),
     share_prefix=st.booleans(),
+    chunk=st.sampled_from([0, 1, 2, 3]),
     seed=st.integers(0, 2**16),
 )
 def test_truncated_equals_full(
@@ -56,17 +57,19 @@ def test_truncated_equals_full(
     position: Any,
     per_class: bool,
     share_prefix: bool,
+    chunk: int,
     seed: int,
 ) -> None:
     backbone = tiny_backbone(family)
     learner = CoOp(backbone, names, ContextOptions(tokens, position, per_class), seed=seed).double()
     with torch.no_grad():
         learner.context.mul_(20)  # as large as the tiny model's own embeddings
-    backbone.share_prefix = share_prefix
+    before = backbone.text_options
+    backbone.text_options = TextOptions(share_prefix, chunk)
     try:
         ours = learner.text_features()
     finally:
-        backbone.share_prefix = True
+        backbone.text_options = before
     reference = full_length_text_features(backbone, learner, learner.context)
     assert float((ours - reference).detach().abs().max()) <= 1e-12
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -86,7 +89,7 @@ def test_a_real_backbone(shared: Any, position: Any, tokens: int) -> None:
     names = names_file.read_text(encoding="utf-8").split("\n")[:100]
     learner = CoOp(backbone, names, ContextOptions(tokens, position))
     # The field's figures for Caltech101: with start and end, the longest prompt has 22 tokens, or 10.
-    assert learner.embeddings.shape[1] == {16: 22, 4: 10}[tokens]
+    assert learner.prompts.length == {16: 22, 4: 10}[tokens]
     few = names[::10]
     learner = CoOp(backbone, few, ContextOptions(tokens, position), context=learner.context)
     with torch.no_grad():

@@ -11,8 +11,10 @@ from families import CLASS_NAMES, FEATURES, tiny_backbone
 from learner_references import image_features, text_by_coop
 from torch import Tensor, nn
 
+from cma_tune.clip import context_prompts
+from cma_tune.clip.backbone import TextOptions
 from cma_tune.errors import UserError
-from cma_tune.learners import CoCoOp, CoOp, cocoop
+from cma_tune.learners import CoCoOp, CoOp
 from cma_tune.learners.coop import ContextOptions
 
 torch.set_num_threads(1)
@@ -62,23 +64,24 @@ def test_cocoop_against_a_loop_over_images(position: Any) -> None:
         torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("prompts", [1, 5, 10, 15])
-def test_cocoop_in_turns_gives_the_same(prompts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1, 3, 5, 10, 15])
+def test_cocoop_in_turns_gives_the_same(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, labels = cocoop_learner(), torch.tensor([0, 3, 3, 1])
     images = image_features().requires_grad_()
     whole = learner(images)
     expected = gradients(nn.functional.cross_entropy(whole.logits, labels), learner, images)
-    monkeypatch.setattr(cocoop, "MAX_PROMPTS", prompts)
-    batches: list[int] = []
-    encode = CoCoOp.encode
+    monkeypatch.setattr(learner.backbone, "text_options", TextOptions(chunk=chunk))
+    at_once: list[int] = []
+    encode = context_prompts.encode_packed
 
-    def counted(self: CoCoOp, contexts: Tensor) -> Tensor:
-        batches.append(len(contexts))
-        return encode(self, contexts)
+    def counted(*arguments: Any) -> Tensor:
+        features = encode(*arguments)
+        at_once.append(features.shape[0] * features.shape[1])
+        return features
 
-    monkeypatch.setattr(CoCoOp, "encode", counted)
+    monkeypatch.setattr(context_prompts, "encode_packed", counted)
     parts = learner(images)
-    assert max(batches) == max(1, prompts // len(CLASS_NAMES)) < 4 and sum(batches) == 4
+    assert max(at_once) <= chunk and sum(at_once) == 4 * len(CLASS_NAMES)
     torch.testing.assert_close(parts.text_features, whole.text_features, rtol=0, atol=1e-13)
     ours = gradients(nn.functional.cross_entropy(parts.logits, labels), learner, images)
     for gradient, wanted in zip(ours, expected, strict=True):

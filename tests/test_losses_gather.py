@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from cma_tune.losses import CMALoss, _gather, gather_rows
+from cma_tune import processes as processes_module
+from cma_tune.losses import CMALoss, gather_rows
 
 CLASSES, DIMS, SIZE = 4, 6, 8
 SHARES = {"5 and 3": (5, 3), "8 and 0": (8, 0), "0 and 8": (0, 8), "4 and 4": (4, 4), "0 and 0": (0, 0)}
@@ -164,5 +165,5 @@ def test_without_a_process_group_nothing_happens() -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    results = doctest.testmod(_gather)
+    results = doctest.testmod(processes_module)
     assert results.attempted > 0 and results.failed == 0

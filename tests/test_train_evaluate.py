@@ -15,7 +15,7 @@ from tiny_runs import backbone, coop, cpu, few_shot_config, random_features
 from torch import Tensor
 
 from cma_tune.build import Setup, recipe
-from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.context_prompts import ContextPrompts
 from cma_tune.config import FewShotConfig, Run, expand
 from cma_tune.data.batches import StoredBatches
 from cma_tune.learners import CoCoOp, ZeroShot
@@ -102,13 +102,13 @@ def test_the_batch_size_does_not_matter(kind: str) -> None:
 
 def test_text_is_encoded_once_unless_it_depends_on_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    encode = Backbone.encode_groups
+    encode = ContextPrompts.encode
 
-    def counted(self: Backbone, *arguments: Any) -> Tensor:
+    def counted(self: ContextPrompts, *arguments: Any, **named: Any) -> Tensor:
         calls.append(arguments)
-        return encode(self, *arguments)
+        return encode(self, *arguments, **named)
 
-    monkeypatch.setattr(Backbone, "encode_groups", counted)
+    monkeypatch.setattr(ContextPrompts, "encode", counted)
     evaluate(coop(NAMES), *data(), cpu(), batch_size=4)
     assert len(calls) == 1
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cma_tune.clip.prompts import PromptTokenizer
-from cma_tune.clip.shared_prefix import can_share, encode_shared
 from cma_tune.clip.sources import (
     EMBEDDED,
     brings_weights,
@@ -53,6 +52,26 @@ class Preprocessing:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class TextOptions:
+    """How prompts with learned contexts go through the text tower. The result is always the same.
+
+    Attributes:
+        share_prefix: run the common beginning of prompts once, and no padding, where the tower lets it.
+        chunk: prompts (classes, times images where text depends on them) that go through at once; the rest is
+            recomputed in the backward pass. 0: as many as fit `memory`.
+        memory: GiB for activations, roughly.
+        split_over_processes: where text is the same on every process, each encodes a share of the classes.
+        compile: run the packed tower under torch.compile.
+    """
+
+    share_prefix: bool = True
+    chunk: int = 0
+    memory: float = 4.0
+    split_over_processes: bool = False
+    compile: bool = False
+
+
 class Backbone(nn.Module):
     """A frozen image-text model in eval mode.
 
@@ -62,7 +81,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer, taken apart.
         preprocessing, transform: what images go through before `encode_image`.
         weights_digest: SHA-256 over all weights.
-        share_prefix: run the common beginning of prompts once where the text tower lets it.
+        text_options: how prompts with learned contexts go through the text tower.
     """
 
     def __init__(
@@ -75,7 +94,8 @@ class Backbone(nn.Module):
         model_config: str | None = None,
     ) -> None:
         super().__init__()
-        self.share_prefix = True
+        self.text_options = TextOptions()
+        self._compiled_images: Any = None
         self.model = model.eval().requires_grad_(False)
         model.get_submodule("visual").to(memory_format=torch.channels_last)
         self.name, self.pretrained, self.model_config = name, pretrained, model_config
@@ -102,6 +122,11 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    def compile_images(self) -> None:
+        """Run the image tower under torch.compile from now on."""
+        model: Any = self.model
+        self._compiled_images = torch.compile(model.encode_image)
+
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` → features of unit length ``[B, D]``, at least float32."""
@@ -109,39 +134,13 @@ class Backbone(nn.Module):
         images = images.to(_input_dtype(model.visual), memory_format=torch.channels_last)
         # On a CPU, activations that fit the caches and the allocator's pool are several times faster.
         at_once = CPU_IMAGES if images.device.type == "cpu" else len(images)
-        features = torch.cat([model.encode_image(part) for part in torch.split(images, max(1, at_once))])
+        encode = self._compiled_images or model.encode_image
+        features = torch.cat([encode(part) for part in torch.split(images, max(1, at_once))])
+        return self.unit_length(features)
+
+    def unit_length(self, features: Tensor) -> Tensor:
+        """Features ``[..., D]`` scaled to unit length, at least float32."""
         return nn.functional.normalize(_at_least_float32(features), dim=-1)
-
-    def encode_prompts(self, embeddings: Tensor, ids: Tensor) -> Tensor:
-        """Prompt embeddings to text features, differentiable in the embeddings.
-
-        Args:
-            embeddings: ``[N, L', W]``, cut to no less than the tower's `needed_length`.
-            ids: ``[N, L]``, where padding and the pooled token are.
-
-        Returns:
-            ``[N, D]`` of unit length, at least float32.
-        """
-        return nn.functional.normalize(_at_least_float32(self.tower(embeddings, ids)), dim=-1)
-
-    def encode_groups(self, embeddings: Tensor, ids: Tensor, shared: int = 0) -> Tensor:
-        """Groups of prompts to text features; what a group has in common runs once where that is exact.
-
-        Args:
-            embeddings: ``[G, C, L', W]``; G is the number of contexts, such as one per image.
-            ids: ``[C, L]``, the same in every group.
-            shared: how many first tokens are equal within a group.
-
-        Returns:
-            ``[G, C, D]`` of unit length, at least float32.
-        """
-        if self.share_prefix and shared > 0 and can_share(self.tower):
-            assert isinstance(self.tower, NativeTextTower)
-            features = encode_shared(self.tower, embeddings, ids, shared)
-            return nn.functional.normalize(_at_least_float32(features), dim=-1)
-        groups, classes = embeddings.shape[:2]
-        features = self.encode_prompts(embeddings.flatten(0, 1), ids.repeat(groups, 1))
-        return features.reshape(groups, classes, features.shape[-1])
 
     @torch.no_grad()
     def encode_texts(
@@ -161,7 +160,7 @@ class Backbone(nn.Module):
         parts = []
         for chunk in torch.split(ids, batch):
             embeddings = self.tower.token_embeddings(chunk)[:, : self.tower.needed_length(chunk)]
-            parts.append(self.encode_prompts(embeddings, chunk))
+            parts.append(self.unit_length(self.tower(embeddings, chunk)))
         return torch.cat(parts)
 
     def describe(self) -> dict[str, Any]:

@@ -203,16 +203,17 @@ def place_context(
 
 
 def insert_context(embeddings: Tensor, slots: Tensor, context: Tensor) -> Tensor:
-    """Put context vectors into prompt embeddings.
+    """Put context vectors into prompt embeddings (or hidden states), for several contexts.
 
     Args:
-        embeddings: ``[C, L, W]`` of the placeholder prompts.
+        embeddings: ``[G, C, L, W]``.
         slots: ``[C, M]``, below L.
-        context: ``[M, W]`` shared by the classes, or ``[C, M, W]``.
+        context: ``[G, M, W]`` shared by the classes, or ``[G, C, M, W]``.
 
     Returns:
-        ``[C, L, W]``, differentiable in `context`.
+        ``[G, C, L, W]``, differentiable in `context` and `embeddings`.
     """
-    classes = torch.arange(len(embeddings), device=embeddings.device)[:, None]  # [C, 1]
-    values = context.to(embeddings.dtype).expand(*slots.shape, -1)  # [C, M, W]
-    return embeddings.index_put((classes, slots), values)
+    shape = (len(embeddings), *slots.shape, embeddings.shape[-1])
+    values = context if context.dim() == 4 else context[:, None]
+    places = slots[None, :, :, None].expand(shape)
+    return embeddings.scatter(2, places, values.to(embeddings.dtype).expand(shape))

@@ -1,101 +1,144 @@
-"""The causal text tower with the common beginning of the prompts run once.
+"""The causal text tower over packed prompts: their common beginning runs once, padding never.
 
 Under a causal mask a token sees only what stands before it. Prompts that begin alike (start token, learned
 context) therefore share every hidden state of that beginning, and the classes' own tokens only need its keys
 and values: with 16 context tokens and names of a few tokens that is most of the work. In the last block only
-the pooled token goes on. Both are exact; nothing is approximated.
+the pooled token goes on. All of it is exact; nothing is approximated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from cma_tune.clip.packing import Bucket, PackedPrompts
 from cma_tune.clip.text_tower import NativeTextTower, TextTower
 
 
 def can_share(tower: TextTower) -> bool:
-    """Whether the tower is causal, masks no padding, and is made of open_clip's plain residual blocks."""
+    """Whether the tower is causal, pools a token that has seen the words, and is made of plain blocks."""
     if not isinstance(tower, NativeTextTower) or not tower.causal:
         return False
-    if tower.pad_masked or tower.pool == "first":
+    if tower.pool == "first" and not tower.appended_cls:
         return False
     return all(
         isinstance(getattr(block, "attn", None), nn.MultiheadAttention)
         and block.attn.in_proj_weight is not None
         and all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp"))
         and not hasattr(block, "ln_1_kv")
-        for block in _blocks(tower)
+        for block in tower.text.transformer.resblocks
     )
 
 
-def _blocks(tower: NativeTextTower) -> list[Any]:
-    return list(tower.text.transformer.resblocks)
-
-
-def encode_shared(tower: NativeTextTower, embeddings: Tensor, ids: Tensor, shared: int) -> Tensor:
-    """Text features of prompts that agree in their first tokens, in groups.
+def encode_packed(
+    tower: NativeTextTower,
+    packed: PackedPrompts,
+    contexts: Tensor,
+    per_class: bool = False,
+    deep: Sequence[Tensor] = (),
+) -> Tensor:
+    """Text features of packed prompts under several contexts.
 
     Args:
         tower: one that `can_share`.
-        embeddings: ``[G, C, L', W]``; within a group the first `shared` tokens of all prompts are equal
-            (those of the first prompt are used).
-        ids: ``[C, L]``, the same for all groups.
-        shared: number P of common tokens, at least 1 and below the position of every pooled token.
+        packed: the prompts of C classes.
+        contexts: ``[G, M, W]``, or per class ``[G, C, M, W]``.
+        per_class: which of the two.
+        deep: contexts of the same shape that replace the hidden states before the second block, the third
+            and so on.
 
     Returns:
-        Features ``[G, C, D]``, not normalised.
+        ``[G, C, D]`` in the order of ``packed.classes``, not normalised.
     """
     text: Any = tower.text
-    groups, classes, length, width = embeddings.shape
-    dtype = text.transformer.get_cast_dtype()
-    positions = text.positional_embedding.to(dtype)
-    prefix = embeddings[:, 0, :shared].to(dtype) + positions[:shared]  # [G, P, W]
-    suffix = embeddings[:, :, shared:].to(dtype) + positions[shared:length]  # [G, C, S, W]
-    suffix = suffix.reshape(groups * classes, length - shared, width)
-    pooled = (tower.pooled_index(ids) - shared).repeat(groups)  # [G·C], counted in the suffix
-    blocks = _blocks(tower)
-    own = length - shared
-    device = embeddings.device
-    # A suffix token sees the whole prefix and the suffix up to itself.
-    visible = torch.ones(own, length, dtype=torch.bool, device=device).tril(diagonal=shared)
+    blocks = list(text.transformer.resblocks)
+    x = packed.embed(contexts, per_class)  # [G, N, W]
     for number, block in enumerate(blocks):
-        last = number == len(blocks) - 1
-        prefix_q, prefix_k, prefix_v = _queries_keys_values(block, prefix)
-        suffix_q, suffix_k, suffix_v = _queries_keys_values(block, suffix)
-        keys = torch.cat([_per_class(prefix_k, classes), suffix_k], dim=2)  # [G·C, H, L', W/H]
-        values = torch.cat([_per_class(prefix_v, classes), suffix_v], dim=2)
-        mask = visible
-        if last:
-            rows = torch.arange(len(suffix), device=device)
-            suffix, suffix_q = suffix[rows, pooled][:, None], suffix_q[rows, :, pooled][:, :, None]
-            mask = visible[pooled][:, None, None]  # [G·C, 1, 1, L']
-        else:
-            attended = scaled_dot_product_attention(prefix_q, prefix_k, prefix_v, is_causal=True)
-            prefix = _after_attention(block, prefix, attended)
-        attended = scaled_dot_product_attention(suffix_q, keys, values, attn_mask=mask)
-        suffix = _after_attention(block, suffix, attended)
-    return tower.project(text.ln_final(suffix[:, 0])).reshape(groups, classes, -1)
+        if 0 < number <= len(deep):
+            x = packed.replace(x, deep[number - 1], per_class)
+        x = _last_block(block, x, packed) if block is blocks[-1] else _block(block, x, packed)
+    return tower.project(text.ln_final(x))
 
 
-def _queries_keys_values(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``[N, L, W]`` → three of ``[N, H, L, W/H]``."""
+def _block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
+    """A residual block over all tokens: ``[G, N, W]`` → ``[G, N, W]``."""
     attention = block.attn
-    projected = linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    heads = projected.reshape(*projected.shape[:2], 3, attention.num_heads, -1)  # [N, L, 3, H, W/H]
-    q, k, v = heads.permute(2, 0, 3, 1, 4)
-    return q, k, v
+    q, k, v = _heads(linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias), block, 3)
+    shared = packed.shared
+    attended = []
+    if shared:
+        begun_q, begun_k, begun_v = q[:, :, :shared], k[:, :, :shared], v[:, :, :shared]
+        attended.append(scaled_dot_product_attention(begun_q, begun_k, begun_v, is_causal=True))
+    start = shared
+    for bucket in packed.buckets:
+        queries = _own(q, bucket, start).flatten(0, 1)
+        keys, values = (_with_shared(t, bucket, start, shared) for t in (k, v))
+        visible = _visible(bucket, shared, x.device)
+        seen = scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        attended.append(_as_tokens(seen, bucket, len(x)))
+        start += bucket.tokens * bucket.classes
+    return _after_attention(block, x, torch.cat(attended, dim=2))
 
 
-def _per_class(x: Tensor, classes: int) -> Tensor:
-    """Keys or values ``[G, H, P, W/H]`` of a prefix, once for every class: ``[G·C, H, P, W/H]``."""
-    return x[:, None].expand(-1, classes, -1, -1, -1).flatten(0, 1)
+def _last_block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
+    """The last block, for the pooled tokens alone: ``[G, N, W]`` → ``[G, C, W]``."""
+    attention, shared = block.attn, packed.shared
+    width = x.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    normed = block.ln_1(x)
+    pooled = normed.index_select(1, packed.pooled)
+    (q,) = _heads(linear(pooled, weight[:width], None if bias is None else bias[:width]), block, 1)
+    k, v = _heads(linear(normed, weight[width:], None if bias is None else bias[width:]), block, 2)
+    attended, start, done = [], shared, 0
+    for bucket in packed.buckets:
+        keys, values = (_with_shared(t, bucket, start, shared) for t in (k, v))
+        if not bucket.sees_itself:
+            keys, values = keys[:, :, :-1], values[:, :, :-1]
+        queries = q[:, :, done : done + bucket.classes].transpose(1, 2).flatten(0, 1)[:, :, None]
+        seen = scaled_dot_product_attention(queries, keys, values)  # [G·C, H, 1, W/H]
+        attended.append(_as_tokens(seen, bucket, len(x)))
+        start += bucket.tokens * bucket.classes
+        done += bucket.classes
+    return _after_attention(block, x.index_select(1, packed.pooled), torch.cat(attended, dim=2))
+
+
+def _heads(projected: Tensor, block: Any, parts: int) -> tuple[Tensor, ...]:
+    """``[G, N, parts·W]`` → `parts` times ``[G, H, N, W/H]``."""
+    heads = projected.reshape(*projected.shape[:2], parts, block.attn.num_heads, -1)
+    return tuple(heads.permute(2, 0, 3, 1, 4))
+
+
+def _own(x: Tensor, bucket: Bucket, start: int) -> Tensor:
+    """A bucket's own tokens out of ``[G, H, N, W/H]``: ``[G, C, H, n, W/H]``."""
+    own = x[:, :, start : start + bucket.classes * bucket.tokens]
+    return own.unflatten(2, (bucket.classes, bucket.tokens)).transpose(1, 2)
+
+
+def _with_shared(x: Tensor, bucket: Bucket, start: int, shared: int) -> Tensor:
+    """What each class of a bucket attends to, shared tokens before its own: ``[G·C, H, P+n, W/H]``."""
+    begun = x[:, None, :, :shared].expand(-1, bucket.classes, -1, -1, -1)
+    return torch.cat([begun, _own(x, bucket, start)], dim=3).flatten(0, 1)
+
+
+def _as_tokens(x: Tensor, bucket: Bucket, groups: int) -> Tensor:
+    """``[G·C, H, n, W/H]`` → ``[G, H, C·n, W/H]``."""
+    return x.reshape(groups, bucket.classes, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+
+def _visible(bucket: Bucket, shared: int, device: torch.device) -> Tensor:
+    """Mask ``[n, P+n]``: an own token sees what is shared, and its own tokens up to itself."""
+    length = shared + bucket.tokens
+    visible = torch.ones(bucket.tokens, length, dtype=torch.bool, device=device).tril(diagonal=shared)
+    if not bucket.sees_itself:
+        visible[-1, -1] = False
+    return visible
 
 
 def _after_attention(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a residual block: ``x`` ``[N, L, W]``, attention's result ``[N, H, L, W/H]``."""
+    """The rest of a residual block: ``x`` ``[G, N, W]``, attention's result ``[G, H, N, W/H]``."""
     x = x + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))
     return torch.as_tensor(x + block.ls_2(block.mlp(block.ln_2(x))))

@@ -8,12 +8,16 @@ are cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cma_tune.errors import UserError
+
+Edit = Callable[[Tensor], Tensor]
+"""A change of hidden states ``[N, L', W]`` between two blocks."""
 
 
 class TextTower(nn.Module):
@@ -23,8 +27,10 @@ class TextTower(nn.Module):
         width: width of the token embeddings.
         vocabulary_size: number of token embeddings.
         context_length: longest sequence of token ids.
+        layers: number of blocks.
     """
 
+    layers: int
     width: int
     vocabulary_size: int
     context_length: int
@@ -41,13 +47,15 @@ class TextTower(nn.Module):
         """How many leading tokens of ``ids`` ``[N, L]`` decide the features; the rest may be cut off."""
         raise TypeError(f"{type(self).__name__} is an interface")
 
-    def forward(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, ids: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """Text features ``[N, D]``, as the model makes them (not normalised).
 
         Args:
             embeddings: ``[N, L', W]`` with L' ≥ `needed_length`.
             ids: ``[N, L]`` in full. They say where padding and the pooled token are; the embeddings may
                 differ from theirs.
+            edits: applied before the second block, the third and so on; open_clip's own transformer alone
+                takes them.
         """
         raise TypeError(f"{type(self).__name__} is an interface")
 
@@ -72,6 +80,7 @@ class NativeTextTower(TextTower):
         # The tower is a view: its parameters belong to the backbone that owns `module`.
         self._owner = (module,)
         text: Any = module
+        self.layers = len(text.transformer.resblocks)
         self.width = text.token_embedding.embedding_dim
         self.vocabulary_size = text.token_embedding.num_embeddings
         self.context_length = text.context_length
@@ -142,7 +151,7 @@ class NativeTextTower(TextTower):
         # torch's attention takes one mask per sequence and head: [N·heads, L, L].
         return additive.expand(-1, len(kept), -1).repeat_interleave(text.heads, dim=0)
 
-    def forward(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, ids: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """See `TextTower.forward`."""
         text = self.text
         dtype = text.transformer.get_cast_dtype()
@@ -153,7 +162,14 @@ class NativeTextTower(TextTower):
             x = torch.cat([x, text.cls_emb.to(dtype).expand(len(x), 1, -1)], dim=1)
             positions = torch.cat([positions, text.positional_embedding[ids.shape[1]][None]])
         x = x + positions.to(dtype)
-        x = text.transformer(x, attn_mask=self._mask(ids, length, dtype))
+        mask = self._mask(ids, length, dtype)
+        if edits:
+            for number, block in enumerate(text.transformer.resblocks):
+                if 0 < number <= len(edits):
+                    x = self._edited(x, edits[number - 1], length)
+                x = block(x, attn_mask=mask)
+        else:
+            x = text.transformer(x, attn_mask=mask)
         if self.appended_cls:
             pooled = text.ln_final(x[:, -1])
         else:
@@ -161,6 +177,11 @@ class NativeTextTower(TextTower):
             # LayerNorm works on each token alone, so only the pooled one needs it.
             pooled = text.ln_final(x[rows, self.pooled_index(ids)])
         return self.project(pooled)
+
+    @staticmethod
+    def _edited(x: Tensor, edit: Edit, length: int) -> Tensor:
+        """An edit is of the prompt's tokens, not of an appended class token."""
+        return torch.cat([edit(x[:, :length]), x[:, length:]], dim=1)
 
     def project(self, pooled: Tensor) -> Tensor:
         """The pooled tokens ``[N, W]``, after the final norm, in the space of the images: ``[N, D]``."""
@@ -199,6 +220,7 @@ class HuggingFaceTextTower(TextTower):
         self.context_length = context_length
         self.pad_id = int(text.config.pad_token_id)
         self._embedding = (text.transformer.get_input_embeddings(),)
+        self.layers = int(text.config.num_hidden_layers)
         self.width = int(self._embedding[0].embedding_dim)
         self.vocabulary_size = int(self._embedding[0].num_embeddings)
 
@@ -219,8 +241,12 @@ class HuggingFaceTextTower(TextTower):
         words = (ids != self.pad_id).int()
         return ids.shape[1] - int(words.flip(-1).argmax(dim=-1).min())
 
-    def forward(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, ids: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """See `TextTower.forward`."""
+        if edits:
+            raise UserError(
+                "Expected open_clip's own text transformer for deep contexts, got a transformers encoder."
+            )
         text: Any = self._owner[0]
         mask = (ids[:, : embeddings.shape[1]] != self.pad_id).long()
         output = text.transformer(inputs_embeds=embeddings, attention_mask=mask)

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner, ContextOptions
-
-MAX_PROMPTS = 4096
-"""Prompts that go through the text tower at once; more images are taken in turns."""
 
 
 class CoCoOp(ContextLearner):
@@ -42,12 +38,9 @@ class CoCoOp(ContextLearner):
             )
         super().__init__(backbone, class_names, options, seed, context)
         if meta_net is None:
-            meta_net = _meta_net(self._feature_width(), backbone.tower.width, seed).to(backbone.device)
+            features = backbone.encode_texts(["a"]).shape[-1]
+            meta_net = _meta_net(features, backbone.tower.width, seed).to(backbone.device)
         self.meta_net = meta_net
-
-    def _feature_width(self) -> int:
-        with torch.no_grad():
-            return int(self.backbone.tower(self.embeddings[:1], self.ids[:1]).shape[-1])
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:
         """Class embeddings ``[B, C, D]`` for image features ``[B, D]``."""
@@ -58,12 +51,7 @@ class CoCoOp(ContextLearner):
         classes = len(self.class_names)
         if not len(contexts):
             return image_features.new_zeros(0, classes, image_features.shape[-1]) + 0 * contexts.sum()
-        images = max(1, MAX_PROMPTS // classes)
-        chunks = torch.split(contexts, images)
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self.encode(chunk) for chunk in chunks])
-        # Recomputed in the backward pass, so that memory does not grow with the batch.
-        return torch.cat([checkpoint(self.encode, chunk, use_reentrant=False) for chunk in chunks])
+        return self.prompts.encode(contexts)
 
     def for_classes(self, class_names: Sequence[str]) -> CoCoOp:
         """The learned context and meta-net over other names; the parameters are shared, not copied."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.prompts import Position, insert_context, place_context
+from cma_tune.clip.context_prompts import ContextPrompts
+from cma_tune.clip.prompts import Position, place_context
 from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
 
@@ -74,14 +75,11 @@ class ContextLearner(Learner):
     Attributes:
         context: the learned vectors, ``[M, W]`` or per class ``[C, M, W]``.
         options: with the number of tokens there really are.
+        prompts: the classes' prompts, which encode contexts.
 
     Raises:
         UserError: a prompt is too long for the text tower, naming the class; or `context` does not fit.
     """
-
-    ids: Tensor
-    slots: Tensor
-    embeddings: Tensor
 
     def __init__(
         self,
@@ -100,26 +98,7 @@ class ContextLearner(Learner):
         self.context = context
         self.options = options = replace(options, tokens=context.shape[-2])
         layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
-        ids = layout.ids.to(backbone.device)
-        length = backbone.tower.needed_length(ids)
-        with torch.no_grad():
-            embeddings = backbone.tower.token_embeddings(ids)[:, :length]
-        self.register_buffer("ids", ids, persistent=False)
-        self.register_buffer("slots", layout.slots.to(backbone.device), persistent=False)
-        self.register_buffer("embeddings", embeddings, persistent=False)
-        self.shared_tokens = layout.shared_tokens(length, per_class=options.per_class)
-
-    def encode(self, contexts: Tensor) -> Tensor:
-        """Text features of unit length under several contexts.
-
-        Args:
-            contexts: ``[G, M, W]``, or class-specific ``[G, C, M, W]``.
-
-        Returns:
-            ``[G, C, D]``.
-        """
-        prompts = torch.stack([insert_context(self.embeddings, self.slots, context) for context in contexts])
-        return self.backbone.encode_groups(prompts, self.ids, self.shared_tokens)
+        self.prompts = ContextPrompts(backbone, layout, options.per_class)
 
 
 class CoOp(ContextLearner):
@@ -129,7 +108,7 @@ class CoOp(ContextLearner):
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:
         """Class embeddings ``[C, D]`` under the learned context."""
-        return self.encode(self.context[None])[0]
+        return self.prompts.encode(self.context[None], same_on_every_process=True)[0]
 
     def for_classes(self, class_names: Sequence[str]) -> CoOp:
         """The learned context over other names; the parameter is shared, not copied.

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cma_tune.losses._gather import gather_rows
 from cma_tune.losses._groups import class_groups, group_entropies
 from cma_tune.metrics._checks import check_labels_in_range, check_pairing, own_text
 from cma_tune.metrics.entropy import autocast_off
+from cma_tune.processes import gather_rows
 
 Reduction = Literal["sum", "mean"]
 

@@ -1,0 +1,173 @@
+"""Class prompts with learned contexts to text features: shared or plain, in chunks, over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from cma_tune.clip.backbone import Backbone, TextOptions
+from cma_tune.clip.packing import PackedPrompts, own_tokens, pack, shared_tokens
+from cma_tune.clip.prompts import PromptLayout, insert_context
+from cma_tune.clip.shared_prefix import can_share, encode_packed
+from cma_tune.clip.text_tower import NativeTextTower
+from cma_tune.errors import UserError
+from cma_tune.processes import gather_rows
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Classes ``[C']`` that go through the tower together; packed where the tower lets them.
+
+    Otherwise ``embeddings`` ``[C', L', W]`` are those of the placeholder prompts.
+    """
+
+    classes: Tensor
+    packed: PackedPrompts | None = None
+    embeddings: Tensor | None = None
+
+
+class ContextPrompts:
+    """The prompts of C classes over one backbone, waiting for contexts.
+
+    How they are encoded (``backbone.text_options``) changes time and memory, not the result.
+
+    Args:
+        backbone: the frozen model.
+        layout: ids and slots of the prompts.
+        per_class: each class has a context of its own.
+
+    Attributes:
+        length: tokens of the longest prompt that go through the tower.
+    """
+
+    def __init__(self, backbone: Backbone, layout: PromptLayout, per_class: bool = False) -> None:
+        self.backbone = backbone
+        self.per_class = per_class
+        self.layout = PromptLayout(layout.ids.to(backbone.device), layout.slots.to(backbone.device))
+        self.length = backbone.tower.needed_length(self.layout.ids)
+        self.shared = 0
+        self._own: list[tuple[list[int], bool]] | None = None
+        self._made: dict[tuple[object, ...], list[_Part]] = {}
+        tower = backbone.tower
+        order = list(range(len(layout.ids)))
+        if can_share(tower):
+            assert isinstance(tower, NativeTextTower)
+            self.shared = shared_tokens(tower, self.layout, per_class)
+            self._own = own = own_tokens(tower, self.layout.ids, self.shared)
+            if own is not None:
+                order.sort(key=lambda c: (len(own[c][0]), own[c][1]))
+        # Prompts of one length are neighbours; every N-th of them is a fair share for each of N processes.
+        self._order = torch.tensor(order, dtype=torch.long, device=backbone.device)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the shared beginning runs once and padding never."""
+        return self._own is not None and self.backbone.text_options.share_prefix
+
+    def encode(
+        self, contexts: Tensor, deep: Sequence[Tensor] = (), same_on_every_process: bool = False
+    ) -> Tensor:
+        """Text features of unit length, differentiable in contexts and deep contexts.
+
+        Args:
+            contexts: ``[G, M, W]``, one per image, say; or per class ``[G, C, M, W]``.
+            deep: contexts of the same shape that replace the hidden states at the context's places before
+                the second block, the third and so on (deep prompts).
+            same_on_every_process: the contexts are, so every process may encode a share of the classes; all
+                of them call this alike then.
+
+        Returns:
+            ``[G, C, D]``, at least float32.
+
+        Raises:
+            UserError: the tower can't take so many deep contexts.
+        """
+        options, layers = self.backbone.text_options, self.backbone.tower.layers
+        if len(deep) >= layers or (deep and not isinstance(self.backbone.tower, NativeTextTower)):
+            raise UserError(
+                f"Expected at most {layers - 1} deep contexts, for open_clip's own text transformer, got "
+                f"{len(deep)} for '{self.backbone.name}'."
+            )
+        order, rank, processes = self._order, 0, 1
+        if same_on_every_process and options.split_over_processes and dist.is_initialized():
+            processes, rank = dist.get_world_size(), dist.get_rank()
+        if processes > len(order):  # too few classes to split
+            rank, processes = 0, 1
+        at_once = options.chunk or self._fitting(options)
+        mine = order[rank::processes]
+        parts = self._parts(mine, (rank, processes), min(at_once, len(mine)))
+        turns = torch.split(torch.arange(len(contexts)), max(1, at_once // len(mine)))
+        recompute = torch.is_grad_enabled() and len(turns) * len(parts) > 1
+        rows = []
+        for turn in turns:
+            here = slice(int(turn[0]), int(turn[-1]) + 1)
+            inputs = [contexts[here], *(context[here] for context in deep)]
+            if recompute:  # in the backward pass, so that memory grows with neither classes nor images
+                pieces = [checkpoint(self._encode, part, *inputs, use_reentrant=False) for part in parts]
+            else:
+                pieces = [self._encode(part, *inputs) for part in parts]
+            rows.append(torch.cat(pieces, dim=1))
+        features = torch.cat(rows)  # [G, C', D]
+        if processes > 1:
+            features = gather_rows(features.transpose(0, 1).contiguous()).transpose(0, 1)
+            order = torch.cat([order[r::processes] for r in range(processes)])
+        return features.index_select(1, order.argsort())
+
+    def _fitting(self, options: TextOptions) -> int:
+        """Prompts whose activations fit the memory, by a rough count that errs on the high side."""
+        tower = self.backbone.tower
+        classes = len(self.layout.ids)
+        own = sum(len(tokens) for tokens, _ in self._own or ()) if self.packs else self.length * classes
+        # A block keeps some 18 widths per token for the backward pass; a class, keys and values of what it
+        # sees.
+        widths = 18 * own / classes + 2 * (self.shared if self.packs else 0)
+        return max(1, int(options.memory * 2**30 / (4 * tower.layers * tower.width * widths)))
+
+    def _parts(self, mine: Tensor, share: tuple[int, int], classes: int) -> list[_Part]:
+        """The classes of one process, so many at once."""
+        key = (share, classes, self.packs)
+        if key not in self._made:
+            self._made = {key: [self._part(chunk) for chunk in torch.split(mine, classes)]}
+        return self._made[key]
+
+    def _part(self, classes: Tensor) -> _Part:
+        tower = self.backbone.tower
+        if self.packs:
+            assert isinstance(tower, NativeTextTower) and self._own is not None
+            return _Part(classes, pack(tower, self.layout, classes, self.shared, self._own))
+        with torch.no_grad():
+            embeddings = tower.token_embeddings(self.layout.ids[classes])[:, : self.length]
+        return _Part(classes, embeddings=embeddings)
+
+    def _encode(self, part: _Part, contexts: Tensor, *deep: Tensor) -> Tensor:
+        """``[G, C', D]`` of unit length."""
+        backbone = self.backbone
+        if part.packed is not None:
+            assert isinstance(backbone.tower, NativeTextTower)
+            run = _compiled() if backbone.text_options.compile else encode_packed
+            features = run(backbone.tower, part.packed, contexts, self.per_class, deep)
+            return backbone.unit_length(features)
+        assert part.embeddings is not None
+        slots, ids = self.layout.slots[part.classes], self.layout.ids[part.classes]
+        groups, classes = len(contexts), len(part.classes)
+        chosen = [values[:, part.classes] if self.per_class else values for values in (contexts, *deep)]
+        prompts = insert_context(part.embeddings.expand(groups, -1, -1, -1), slots, chosen[0])
+
+        def edit(x: Tensor, values: Tensor) -> Tensor:
+            return insert_context(x.unflatten(0, (groups, classes)), slots, values).flatten(0, 1)
+
+        edits = [(lambda x, values=values: edit(x, values)) for values in chosen[1:]]
+        features = backbone.tower(prompts.flatten(0, 1), ids.repeat(groups, 1), edits)
+        return backbone.unit_length(features).unflatten(0, (groups, classes))
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(encode_packed)

@@ -1,0 +1,159 @@
+"""Prompts of many classes as one row of tokens: what they share once, then each class's own, without padding.
+
+Which tokens these are follows from the text tower: under a causal mask nothing after the pooled token counts,
+and a beginning that all prompts have in common has the same hidden states in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cma_tune.clip.prompts import PromptLayout
+from cma_tune.clip.text_tower import NativeTextTower
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring classes with equally many tokens of their own.
+
+    Attributes:
+        tokens: own tokens n of each class, the last of which is pooled.
+        classes: how many classes.
+        sees_itself: the pooled token attends to itself (CoCa's original mask hides its class token).
+    """
+
+    tokens: int
+    classes: int
+    sees_itself: bool = True
+
+
+@dataclass(frozen=True)
+class PackedPrompts:
+    """N = P + T tokens: P that the classes share, then T of their own, bucket after bucket.
+
+    Attributes:
+        base: ``[N, W]``, positions, and the token embeddings where no context stands.
+        positions: ``[N, W]``, the positions alone.
+        shared: P.
+        buckets: in the order of the tokens.
+        classes: ``[C]``, the class of every prompt in the order of the tokens.
+        pooled: ``[C]``, place of the pooled tokens.
+        places: ``[S]``, places that a context vector takes.
+        of_class, of_slot: ``[S]``, whose class and which of the M vectors it is.
+    """
+
+    base: Tensor
+    positions: Tensor
+    shared: int
+    buckets: tuple[Bucket, ...]
+    classes: Tensor
+    pooled: Tensor
+    places: Tensor
+    of_class: Tensor
+    of_slot: Tensor
+
+    def context_values(self, contexts: Tensor, per_class: bool) -> Tensor:
+        """Contexts ``[G, M, W]``, or ``[G, C, M, W]`` per class, as they stand in the row: ``[G, S, W]``."""
+        values = contexts[:, self.of_class, self.of_slot] if per_class else contexts[:, self.of_slot]
+        return values.to(self.base.dtype)
+
+    def embed(self, contexts: Tensor, per_class: bool) -> Tensor:
+        """The row with contexts in place, positions added: ``[G, N, W]``."""
+        values = self.context_values(contexts, per_class) + self.positions[self.places]
+        return self.base.expand(len(contexts), -1, -1).index_copy(1, self.places, values)
+
+    def replace(self, x: Tensor, contexts: Tensor, per_class: bool) -> Tensor:
+        """Hidden states ``[G, N, W]`` with those at the context's places replaced (deep prompts)."""
+        return x.index_copy(1, self.places, self.context_values(contexts, per_class).to(x.dtype))
+
+
+def shared_tokens(tower: NativeTextTower, layout: PromptLayout, per_class: bool) -> int:
+    """How many first tokens all prompts have in common, at least one short of every prompt's last."""
+    length = tower.needed_length(layout.ids)
+    return layout.shared_tokens(length, per_class=per_class)
+
+
+def own_tokens(tower: NativeTextTower, ids: Tensor, shared: int) -> list[tuple[list[int], bool]] | None:
+    """Every prompt's own tokens, as positions that end with the pooled one, and whether that sees itself.
+
+    An appended class token counts as position L. None where the tower's mask does not let a prompt be cut:
+    its padding token stands among the words.
+    """
+    length = ids.shape[1]
+    if not tower.appended_cls:
+        return [(list(range(shared, int(end) + 1)), True) for end in tower.pooled_index(ids)]
+    kept = []
+    for row in (ids != tower.pad_id).int():
+        words = int(row.sum())
+        if int(row[:words].sum()) != words:
+            return None
+        # open_clip's original CoCa shifts its mask by one: the first pad is seen, the class token is not.
+        seen = min(words + int(tower.shifted_pad_mask), length)
+        sees_itself = not tower.shifted_pad_mask or words == length
+        kept.append(([*range(shared, seen), length], sees_itself))
+    return kept
+
+
+def pack(
+    tower: NativeTextTower,
+    layout: PromptLayout,
+    classes: Tensor,
+    shared: int,
+    own: list[tuple[list[int], bool]],
+) -> PackedPrompts:
+    """Pack some classes.
+
+    Args:
+        tower: a causal tower of open_clip's own blocks.
+        layout: of all classes; on the tower's device.
+        classes: ``[C']``, which ones, ordered such that equal numbers of own tokens are neighbours.
+        shared: P, from `shared_tokens`.
+        own: of all classes, from `own_tokens`.
+    """
+    text: Any = tower.text
+    device = layout.ids.device
+    chosen = [int(c) for c in classes]
+    rows = [chosen[0]] * shared + [c for c in chosen for _ in own[c][0]]
+    columns = [*range(shared), *(position for c in chosen for position in own[c][0])]
+    place_of = {(rows[i], columns[i]): i for i in range(shared, len(rows))}
+    places, of_class, of_slot = [], [], []
+    for c in chosen:
+        for slot, position in enumerate(layout.slots[c].tolist()):
+            if position >= shared or c == chosen[0]:
+                places.append(position if position < shared else place_of[c, position])
+                of_class.append(c)
+                of_slot.append(slot)
+    dtype = text.transformer.get_cast_dtype()
+    with torch.no_grad():
+        column = torch.tensor(columns, device=device)
+        positions = text.positional_embedding[column].to(dtype)
+        appended = column == layout.ids.shape[1]
+        ids = layout.ids[torch.tensor(rows, device=device), column.masked_fill(appended, 0)]
+        tokens = tower.token_embeddings(ids).to(dtype)
+        if tower.appended_cls:
+            tokens[appended] = text.cls_emb.to(dtype)
+    buckets = tuple(
+        Bucket(tokens, len(list(group)), sees)
+        for (tokens, sees), group in groupby((len(own[c][0]), own[c][1]) for c in chosen)
+    )
+    ends = torch.tensor([len(own[c][0]) for c in chosen], device=device).cumsum(0) + shared - 1
+
+    def index(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    return PackedPrompts(
+        base=tokens + positions,
+        positions=positions,
+        shared=shared,
+        buckets=buckets,
+        classes=classes,
+        pooled=ends,
+        places=index(places),
+        of_class=index(of_class),
+        of_slot=index(of_slot),
+    )

@@ -1,0 +1,224 @@
+"""The packed tower: which families it serves, what it computes, deep prompts, chunks, precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import CLASS_NAMES, FAMILIES, FEATURES, WIDTH, reference_embeddings, tiny_backbone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cma_tune.clip.backbone import Backbone, TextOptions
+from cma_tune.clip.context_prompts import ContextPrompts
+from cma_tune.clip.prompts import PromptLayout, place_context
+from cma_tune.errors import UserError
+from cma_tune.learners import CoOp
+from cma_tune.learners.coop import ContextOptions
+
+torch.set_num_threads(1)
+
+PACKED = {
+    "clip-vit",
+    "clip-resnet",
+    "clip-eos",
+    "custom-text",
+    "custom-text-timm",
+    "coca",
+    "coca-correct-mask",
+}
+"""Causal towers of open_clip's plain blocks."""
+
+NAMES = st.lists(
+    st.lists(st.sampled_from(("cat", "red", "triangle", "forest", "F-16A/B")), min_size=1, max_size=2).map(
+        " ".join
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_towers_are_packed_by_what_they_are(family: str) -> None:
+    backbone = tiny_backbone(family)
+    prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, CLASS_NAMES, 2, "end"))
+    assert prompts.packs == (family in PACKED)
+
+
+def test_no_padding_goes_through_the_tower() -> None:
+    """Start and context once; of each class its words and its end."""
+    backbone = tiny_backbone("clip-vit")
+    prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, CLASS_NAMES, 4, "end"))
+    rows: list[int] = []
+    tower: Any = backbone.tower
+    first = tower.text.transformer.resblocks[0].mlp
+    hook = first.register_forward_hook(lambda _, arguments, __: rows.append(arguments[0].shape[:-1].numel()))
+    try:
+        prompts.encode(draw(1, 4, WIDTH))
+    finally:
+        hook.remove()
+    words = [len(backbone.tokenizer.following_words(f"{name}.")) + 1 for name in CLASS_NAMES]
+    assert rows == [1 + 4 + sum(words)]
+
+
+def by_hand(
+    backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], per_class: bool, group: int
+) -> Tensor:
+    """Features ``[C, D]`` by open_clip's own blocks on whole prompts, one at a time.
+
+    The first of `contexts` stands among the embeddings, the others replace hidden states.
+    """
+    model: Any = backbone.model
+    text = getattr(model, "text", model)
+    appended = getattr(text, "cls_emb", None)
+    features = []
+    for c, ids in enumerate(layout.ids):
+        values = [context[group, c] if per_class else context[group] for context in contexts]
+        x = reference_embeddings(backbone, ids)
+        x = torch.stack([values[0][list(slots).index(i)] if i in slots else x[i]
+                         for slots in [layout.slots[c].tolist()] for i in range(len(x))])  # fmt: skip
+        mask = text.attn_mask
+        if appended is not None:
+            x = torch.cat([x, appended[None]])
+            mask = mask + text._build_additive_mask(ids[None], len(x), x.dtype)[0]
+        x = x + text.positional_embedding[: len(x)]
+        for number, block in enumerate(text.transformer.resblocks):
+            if 0 < number < len(values):
+                slots = layout.slots[c].tolist()
+                x = torch.stack(
+                    [values[number][slots.index(i)] if i in slots else x[i] for i in range(len(x))]
+                )
+            x = block(x[None], attn_mask=mask)[0]
+        x = text.ln_final(x)
+        pooled = len(x) - 1 if appended is not None else int(backbone.tower.pooled_index(ids[None]))  # type: ignore[operator]
+        features.append(x[pooled] @ text.text_projection)
+    return nn.functional.normalize(torch.stack(features), dim=-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    family=st.sampled_from(["clip-vit", "clip-eos", "coca", "coca-correct-mask"]),
+    names=NAMES,
+    tokens=st.integers(1, 3),
+    position=st.sampled_from(["end", "middle", "front"]),
+    per_class=st.booleans(),
+    deep=st.booleans(),
+    options=st.sampled_from([TextOptions(), TextOptions(chunk=2), TextOptions(share_prefix=False, chunk=3)]),
+    seed=st.integers(0, 2**16),
+)
+def test_groups_and_deep_prompts_equal_whole_prompts_block_by_block(
+    family: str,
+    names: list[str],
+    tokens: int,
+    position: Any,
+    per_class: bool,
+    deep: bool,
+    options: TextOptions,
+    seed: int,
+) -> None:
+    backbone, groups = tiny_backbone(family), 3
+    layout = place_context(backbone.tokenizer, names, tokens, position)
+    prompts = ContextPrompts(backbone, layout, per_class)
+    shape = (groups, len(names), tokens, WIDTH) if per_class else (groups, tokens, WIDTH)
+    contexts = [draw(*shape, seed=seed + number) for number in range(1 + deep)]
+    before, backbone.text_options = backbone.text_options, options
+    try:
+        ours = prompts.encode(contexts[0], contexts[1:])
+    finally:
+        backbone.text_options = before
+    expected = torch.stack([by_hand(backbone, layout, contexts, per_class, g) for g in range(groups)])
+    assert ours.shape == (groups, len(names), FEATURES)
+    assert float((ours - expected).detach().abs().max()) <= 1e-12
+    weights = draw(*ours.shape, seed=seed).detach()
+    for gradient, wanted in zip(
+        torch.autograd.grad((ours * weights).sum(), contexts),
+        torch.autograd.grad((expected * weights).sum(), contexts),
+        strict=True,
+    ):
+        assert float((gradient - wanted).abs().max()) <= 1e-12 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["clip-vit", "hf-bert-cls"])
+def test_too_deep_a_prompt_is_refused(family: str) -> None:
+    backbone = tiny_backbone(family)
+    prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, ["cat"], 2, "end"))
+    context = draw(1, 2, WIDTH)
+    with pytest.raises(UserError, match=f"Expected at most 1 deep contexts.*for '{family}'"):
+        prompts.encode(context, [context] * (2 if family == "clip-vit" else 1))
+
+
+def test_a_padding_token_among_the_words_keeps_coca_exact() -> None:
+    """CLIP reads the "!" of "!%" as id 0, its padding id, which CoCa masks wherever it stands."""
+    backbone = tiny_backbone("coca")
+    layout = place_context(backbone.tokenizer, ["cat", "dog !% red"], 2, "end")
+    assert (layout.ids[1] == 0).sum() > (layout.ids[1].flip(0).cumsum(0) == 0).sum()
+    prompts = ContextPrompts(backbone, layout)
+    context = draw(1, 2, WIDTH)
+    expected = by_hand(backbone, layout, [context], False, 0)
+    assert not prompts.packs
+    assert float((prompts.encode(context)[0] - expected).detach().abs().max()) <= 1e-12
+
+
+def coop(options: TextOptions, monkeypatch: pytest.MonkeyPatch) -> CoOp:
+    backbone = tiny_backbone("clip-vit", torch.float32)
+    monkeypatch.setattr(backbone, "text_options", options)
+    learner = CoOp(backbone, CLASS_NAMES, ContextOptions(3), seed=1)
+    with torch.no_grad():
+        learner.context.mul_(20)
+    return learner
+
+
+def gradient(learner: CoOp) -> Tensor:
+    features = learner.text_features()
+    weights = draw(*features.shape).detach().to(features.dtype)
+    (found,) = torch.autograd.grad((features * weights).sum(), learner.context)
+    return found
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_bfloat16_autocast_stays_near_float32(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = coop(TextOptions(chunk=chunk), monkeypatch)
+    exact, wanted = learner.text_features(), gradient(learner)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, found = learner.text_features(), gradient(learner)
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    assert float((half - exact).detach().abs().max()) < 0.03
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1
+
+
+def test_compiling_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated by the compiler's front; its code generation would need a C++ compiler."""
+    from cma_tune.clip import context_prompts
+
+    learner = coop(TextOptions(), monkeypatch)
+    expected, wanted = learner.text_features(), gradient(learner)
+    compiled = torch.compile(context_prompts.encode_packed, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(context_prompts, "_compiled", lambda: compiled)
+    monkeypatch.setattr(learner.backbone, "text_options", TextOptions(compile=True))
+    torch.testing.assert_close(learner.text_features(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradient(learner), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_decides_the_chunk_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cma_tune.clip import context_prompts
+
+    learner, sizes = coop(TextOptions(memory=1e-9), monkeypatch), []
+    encode = context_prompts.encode_packed
+
+    def counted(*arguments: Any) -> Tensor:
+        features = encode(*arguments)
+        sizes.append(features.shape[1])
+        return features
+
+    monkeypatch.setattr(context_prompts, "encode_packed", counted)
+    learner.text_features()
+    monkeypatch.setattr(learner.backbone, "text_options", TextOptions(memory=4))
+    learner.text_features()
+    assert sizes == [1] * len(CLASS_NAMES) + [len(CLASS_NAMES)]
