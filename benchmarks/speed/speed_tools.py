@@ -1,0 +1,244 @@
+"""What the speed benchmarks share: the plain path, timing in pairs, peak memory, tables with the machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.learners import CoOp
+
+RESULTS = Path(__file__).parents[1] / "results" / "speed"
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+MADE_LENGTHS = [1] * 61 + [2] * 31 + [3] * 8
+"""Words of made-up class names, as many of each as Caltech101's names have tokens."""
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Options that all benchmarks take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32")
+    parser.add_argument("--repeats", type=int, default=2, help="of each side; the fastest counts")
+    parser.add_argument(
+        "--names", type=Path, help="folder with NAME.txt files, one class name a line; else made-up names"
+    )
+    return parser
+
+
+def random_backbone(name: str = "ViT-B-16", device: str = "cpu") -> Backbone:
+    """An open_clip model at random weights: speed does not depend on them."""
+    torch.manual_seed(0)
+    model: Any = open_clip.create_model(name, device=device)
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
+    )
+    return Backbone(model, open_clip.get_tokenizer(name), transform, name)
+
+
+def class_names(classes: int, folder: Path | None, backbone: Backbone) -> list[str]:
+    """So many class names: of a list in `folder` that has this many, or made of the tokenizer's words."""
+    for file in sorted(folder.glob("*.txt")) if folder is not None else []:
+        names = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if len(names) == classes:
+            return names
+    words = [text for text in map(_word, range(1000, 20000), [backbone] * 19000) if text]
+    generator = torch.Generator().manual_seed(0)
+    names = []
+    for number in range(classes):
+        length = MADE_LENGTHS[number % len(MADE_LENGTHS)]
+        chosen = torch.randint(len(words), (length,), generator=generator)
+        names.append(" ".join(words[int(i)] for i in chosen))
+    return names
+
+
+def _word(token: int, backbone: Backbone) -> str:
+    """The token's text if it is a whole word that reads back as this one token."""
+    text = backbone.tokenizer.decode([token])
+    return text if re.fullmatch("[a-z]{3,}", text) and backbone.tokenizer.words(text) == [token] else ""
+
+
+class PlainPrompts(nn.Module):
+    """CoOp's text side as the reference runs it: every class, all tokens up to the tower's length.
+
+    Independent of the package's own text path, and checked against it by every benchmark.
+    """
+
+    def __init__(self, learner: CoOp) -> None:
+        super().__init__()
+        self.text: Any = getattr(learner.backbone.model, "text", learner.backbone.model)
+        layout = learner.prompts.layout
+        self.ids, self.slots = layout.ids, layout.slots
+        with torch.no_grad():
+            self.embeddings = self.text.token_embedding(self.ids)
+
+    def forward(self, contexts: Tensor, classes: slice = slice(None)) -> Tensor:
+        """Contexts ``[M, W]``, or ``[B, M, W]``, to features ``[C, D]`` or ``[B, C, D]`` of unit length."""
+        groups = contexts if contexts.dim() == 3 else contexts[None]
+        embeddings, slots, ids = self.embeddings[classes], self.slots[classes], self.ids[classes]
+        rows = []
+        for context in groups:
+            places = slots[:, :, None].expand(-1, -1, embeddings.shape[-1])
+            x = embeddings.scatter(1, places, context.expand(len(ids), -1, -1))
+            x = self.text.transformer(x + self.text.positional_embedding, attn_mask=self.text.attn_mask)
+            x = self.text.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=-1)]
+            rows.append(normalize(x @ self.text.text_projection, dim=-1))
+        return torch.stack(rows) if contexts.dim() == 3 else rows[0]
+
+
+def in_chunks(learner: CoOp, plain: PlainPrompts, classes: int, size: int) -> Callable[[Tensor], None]:
+    """Forward and backward of the plain path, `size` classes at a time, each with its own backward pass.
+
+    Cheaper than any way to train with it, since nothing is computed twice.
+    """
+
+    def step(cotangent: Tensor) -> None:
+        for start in range(0, classes, size):
+            part = slice(start, start + size)
+            (plain(learner.context, part) * cotangent[part]).sum().backward()
+
+    return step
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(step: Callable[[], object], device: str = "cpu", least: float = 0.0) -> float:
+    """Wall time of one step, or the mean of as many as take `least` seconds."""
+    synchronize(device)
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < least:
+        step()
+        synchronize(device)
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def in_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Fastest of `repeats` measurements of each side, taken in turns so that all meet the same noise."""
+    best = dict.fromkeys(sides, float("inf"))
+    for _ in range(repeats):
+        for name, step in sides.items():
+            best[name] = min(best[name], seconds(step, device, least=0.5))
+    return best
+
+
+@dataclass
+class Peak:
+    """Highest memory above what was there before, in bytes."""
+
+    bytes: int = 0
+
+
+def peak_memory(step: Callable[[], object], device: str = "cpu") -> int:
+    """Bytes above those in use before the step: resident set on the CPU, allocated on a GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    # Else what loading the model freed would hide what the step takes.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before, peak, done = _resident(), Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak.bytes = max(peak.bytes, _resident() - before)
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step()
+    done.set()
+    watcher.join()
+    return peak.bytes
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def in_a_process_of_its_own(*command: str) -> dict[str, Any]:
+    """Run this script again with other arguments; its last line of output is JSON."""
+    script = sys.modules["__main__"].__file__
+    done = subprocess.run(
+        [sys.executable, str(script), *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def machine(device: str, threads: int) -> dict[str, object]:
+    """What was measured on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
+    return {
+        "device": name,
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor()
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """Rows as a Markdown table."""
+    heads = list(rows[0])
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('--:' for _ in heads)} |"]
+    for row in rows:
+        lines.append(f"| {' | '.join(_cell(row[head]) for head in heads)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def leave(name: str, options: argparse.Namespace, rows: Sequence[dict[str, object]]) -> None:
+    """Print the table and write it with the machine to ``benchmarks/results/speed/NAME.json``."""
+    print(table(rows))
+    content = {
+        "machine": machine(options.device, options.threads),
+        "precision": options.precision,
+        "names": "from lists" if options.names else "made up",
+        "rows": list(rows),
+    }
+    suffix = "" if options.device == "cpu" else f"_{options.device}_{options.precision}"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

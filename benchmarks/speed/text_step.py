@@ -1,0 +1,117 @@
+"""CoOp's text step, forward and backward: the plain path against the packed one, time and memory.
+
+python benchmarks/speed/text_step.py --names FOLDER
+
+The plain path is the reference's: all 77 tokens of every class. Above 400 classes it runs in chunks of 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+import torch
+from speed_tools import (
+    PRECISIONS,
+    PlainPrompts,
+    arguments,
+    class_names,
+    in_a_process_of_its_own,
+    in_chunks,
+    in_turns,
+    leave,
+    peak_memory,
+    random_backbone,
+)
+
+from cma_tune.clip.backbone import TextOptions
+from cma_tune.learners import CoOp
+from cma_tune.learners.coop import ContextOptions
+
+WHOLE = 400
+CHUNK = 100
+
+
+def make(
+    options: argparse.Namespace, classes: int, tokens: int, chunk: int = 0
+) -> dict[str, Callable[[], object]]:
+    """Forward and backward of both sides, checked to give the same gradient where that is cheap."""
+    backbone = random_backbone(device=options.device)
+    backbone.text_options = TextOptions(chunk=chunk)
+    learner = CoOp(backbone, class_names(classes, options.names, backbone), ContextOptions(tokens))
+    plain = PlainPrompts(learner)
+    cotangent = torch.randn(classes, 512, generator=torch.Generator().manual_seed(0)).to(options.device)
+    autocast = PRECISIONS[options.precision]
+    by_chunks = in_chunks(learner, plain, classes, classes if classes <= WHOLE else CHUNK)
+
+    def under_autocast(step: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            with torch.autocast(options.device, dtype=autocast, enabled=autocast is not None):
+                step()
+
+        return run
+
+    def packed() -> None:
+        (learner.text_features() * cotangent).sum().backward()
+
+    sides: dict[str, Callable[[], object]] = {
+        "plain": under_autocast(lambda: by_chunks(cotangent)),
+        "packed": under_autocast(packed),
+    }
+    if classes <= 10:
+        gradients: list[torch.Tensor] = []
+        for step in sides.values():
+            learner.context.grad = None
+            step()
+            assert learner.context.grad is not None
+            gradients.append(learner.context.grad.clone())
+        tolerance = 1e-4 if autocast is None else 0.1
+        assert (gradients[0] - gradients[1]).norm() <= tolerance * gradients[0].norm()
+    return sides
+
+
+def main() -> None:
+    """Measure all settings, or the memory of one."""
+    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--classes", type=lambda text: [int(n) for n in text.split(",")])
+    parser.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
+    parser.add_argument("--memory-of", choices=["plain", "packed"])
+    parser.add_argument("--text-chunk", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        step = make(options, options.classes[0], options.tokens[0], options.text_chunk)[options.memory_of]
+        print(json.dumps({"bytes": peak_memory(step, options.device)}))
+        return
+    rows: list[dict[str, object]] = []
+    for tokens in options.tokens:
+        for classes in options.classes or [10, 100, 397, 1000]:
+            best = in_turns(make(options, classes, tokens), options.repeats, options.device)
+            common = ["--device", options.device, "--threads", str(options.threads)]
+            common += ["--precision", options.precision, "--classes", str(classes), "--tokens", str(tokens)]
+            common += ["--names", str(options.names)] if options.names else []
+            memory = {
+                side: in_a_process_of_its_own(*common, "--memory-of", side)["bytes"] / 1e9
+                for side in ("plain", "packed")
+            }
+            chunked = in_a_process_of_its_own(*common, "--memory-of", "packed", "--text-chunk", "128")
+            rows.append(
+                {
+                    "context tokens": tokens,
+                    "classes": classes,
+                    "plain s": best["plain"],
+                    "packed s": best["packed"],
+                    "times faster": best["plain"] / best["packed"],
+                    "plain GB": memory["plain"],
+                    "packed GB": memory["packed"],
+                    "packed GB, chunk 128": chunked["bytes"] / 1e9,
+                    "plain in chunks of": None if classes <= WHOLE else CHUNK,
+                }
+            )
+            print(rows[-1], flush=True)
+    leave("text_step", options, rows)
+
+
+if __name__ == "__main__":
+    main()
