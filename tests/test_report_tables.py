@@ -181,6 +181,15 @@ def test_datasets_and_backbones_have_tables_of_their_own() -> None:
     ]
 
 
+def test_a_backbone_in_a_folder_is_called_by_the_folder_unless_two_are() -> None:
+    def named(*folders: str) -> list[str]:
+        records = [zero_shot(50.0, ZeroShotConfig(backbone=f"local-dir:{folder}")) for folder in folders]
+        return [table.backbone for table in build_tables(records) if table.kind == "accuracy"]
+
+    assert named("a/clip", "b/other") == ["clip", "other"]
+    assert named("a/clip", "b/clip") == ["local-dir:a/clip", "local-dir:b/clip"]
+
+
 def test_alignment_follows_with_cosines() -> None:
     few, aligned = build_tables([zero_shot(60.0), *few_shot({1: [70.0, 72.0]})])
     assert few.kind == "accuracy" and aligned.kind == "alignment"

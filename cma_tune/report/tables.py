@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from cma_tune.errors import UserError
@@ -115,8 +115,10 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     """
     few_shot: dict[tuple[str, str], list[Record]] = {}
     base_to_novel: dict[tuple[str, str], dict[int, list[Record]]] = {}
+    records = list(records)
+    shown = _shown_backbones(records)
     for record in records:
-        place = (str(record.config["dataset"]), _backbone(record))
+        place = (str(record.config["dataset"]), shown[_backbone(record)])
         if record.protocol in ("zero-shot", "few-shot"):
             few_shot.setdefault(place, []).append(record)
         elif record.protocol == "base-to-novel":
@@ -142,6 +144,17 @@ def _backbone(record: Record) -> str:
     """Name and weights: one architecture with two sets of weights is two backbones."""
     name, pretrained = str(record.backbone["name"]), record.backbone.get("pretrained")
     return f"{name} {Path(pretrained).stem}" if pretrained else name
+
+
+def _shown_backbones(records: Iterable[Record]) -> dict[str, str]:
+    """What to call each backbone: a folder by its name alone, unless two folders share it."""
+    names = {_backbone(record) for record in records}
+    short = {
+        name: PurePath(name.removeprefix("local-dir:")).name if name.startswith("local-dir:") else name
+        for name in names
+    }
+    taken = Counter(short.values())
+    return {name: text if text and taken[text] == 1 else name for name, text in short.items()}
 
 
 def _few_shot_tables(records: Sequence[Record], dataset: str, backbone: str) -> list[Table]:
