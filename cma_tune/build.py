@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
 from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, SourceConfig, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
-from cma_tune.data.features import feature_identity, stored_features
+from cma_tune.data.feature_shards import Space
+from cma_tune.data.features import FeatureStore
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.images import Augmentation, Transform, train_transform
 from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
@@ -165,6 +166,11 @@ class Setup:
         return Path(self.config.features_dir or Path(self.config.output) / "features")
 
     @cached_property
+    def store(self) -> FeatureStore:
+        """Stored image features."""
+        return FeatureStore(self.features_dir)
+
+    @cached_property
     def split_digest(self) -> str:
         """Digest of the whole split."""
         return self.dataset.split.digest()
@@ -194,48 +200,46 @@ class Setup:
     def test_features(self) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and labels ``[N]`` of the whole test part, kept for the runs that follow."""
         if self._test is None:
-            self._test = self._features(self.dataset.split.test, "test images")
+            self._test = self.features(self.dataset.split.test, "test images")
         return self._test
 
     def validation_features(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and labels ``[N]`` of the few-shot validation picks."""
-        return self._features(items, "validation images")
+        return self.features(items, "validation images")
 
-    def _features(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
-        """Stored features of `items` under the test transform, or under one view."""
-        backbone, accelerator = self.backbone, self.accelerator
-        drawn: dict[str, object] = {"precision": self.precision}
+    def features(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and labels ``[N]`` of `items` under the test transform, or under one view.
+
+        Those that are stored are read, the others encoded and stored. `what` names the images for people.
+        """
+        backbone, accelerator, config = self.backbone, self.accelerator, self.config
+        images, batch = self.dataset.images, config.eval_batch_size
+        drawn: dict[str, object] = {}
         transform = backbone.transform
         if view is not None:
             seed, epoch, augmentation = view
-            drawn |= {"seed": seed, "epoch": epoch}
+            drawn = {"seed": seed, "epoch": epoch}
             drawn |= {"scale": list(augmentation.scale), "flip": augmentation.flip}
             transform = self._train_transform(augmentation)
-        identity = feature_identity(
-            backbone.weights_digest, backbone.preprocessing.digest(), self.dataset.images, items, drawn
-        )
+        space = Space(backbone.weights_digest, backbone.preprocessing.digest(), self.precision, drawn)
+        (height, width), how = backbone.preprocessing.size, backbone.preprocessing
+        about = {
+            "dataset": self.dataset.name,
+            "images": what,
+            "backbone": " ".join(filter(None, (backbone.name, backbone.pretrained))),
+            "preprocessing": f"{height}x{width} {how.interpolation} {how.resize_mode}",
+        }
 
-        def encode() -> Tensor:
-            with tqdm(total=len(items), desc=what, unit="img", leave=False, disable=None) as bar:
-
-                def progress(count: int) -> None:
-                    bar.update(count)
-
-                return encode_items(
-                    items,
-                    self.dataset.images,
-                    transform,
-                    self.encode,
-                    accelerator.device,
-                    self.config.eval_batch_size,
-                    self.config.workers,
-                    noise=view[:2] if view is not None else None,
-                    progress=progress,
-                )
+        def encode(missing: Sequence[Item], progress: Callable[[int], None]) -> Tensor:
+            noise, device = view[:2] if view is not None else None, accelerator.device
+            return encode_items(
+                missing, images, transform, self.encode, device, batch, config.workers, noise, progress
+            )
 
         # One process of a machine encodes and writes, the others read what it wrote.
         with accelerator.local_main_process_first():
-            features = stored_features(self.features_dir, identity, encode, accelerator.is_local_main_process)
+            writer = accelerator.is_local_main_process
+            features = self.store.features(space, images, items, encode, batch, about, writer, self.say)
         return features, torch.tensor([item.label for item in items], dtype=torch.long)
 
     def _train_transform(self, augmentation: Augmentation) -> Transform:
@@ -260,7 +264,7 @@ class Setup:
                 share,
             )
         views: list[View | None] = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
-        features = torch.stack([self._features(items, "training images", view)[0] for view in views])
+        features = torch.stack([self.features(items, "training images", view)[0] for view in views])
         labels = torch.tensor([item.label for item in items], dtype=torch.long)
         device = accelerator.device
         return StoredBatches(features.to(device), labels.to(device), config.optim.batch_size, seed, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT_TEMPLATE = "a photo of a {}."
+
+DIGEST_BYTES = 32
+"""Length of an image's digest."""
 
 
 class ImageSource(Protocol):
@@ -95,8 +99,8 @@ class FileImages:
                 f"replace it or {self.otherwise}."
             ) from None
 
-    def fingerprint(self, key: str) -> str:
-        """Size and modification time of the file.
+    def status(self, key: str) -> tuple[int, int]:
+        """Size in bytes and modification time in nanoseconds of the file.
 
         Raises:
             UserError: the file is missing.
@@ -105,7 +109,36 @@ class FileImages:
             status = (self.root / key).stat()
         except FileNotFoundError:
             raise self._missing(key) from None
-        return f"{status.st_size}-{status.st_mtime_ns}"
+        return status.st_size, status.st_mtime_ns
+
+    def fingerprint(self, key: str) -> str:
+        """Size and modification time of the file.
+
+        Raises:
+            UserError: the file is missing.
+        """
+        size, modified = self.status(key)
+        return f"{size}-{modified}"
+
+    def digest(self, key: str) -> bytes:
+        """BLAKE2b over the file's bytes, the same wherever the file lies.
+
+        Raises:
+            UserError: the file is missing or can't be read.
+        """
+        content = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        try:
+            with open(self.root / key, "rb") as handle:
+                while block := handle.read(2**20):
+                    content.update(block)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        except OSError as error:
+            raise UserError(
+                f"Expected an image at {self.root / key}, but it can't be read ({error.strerror}); "
+                f"replace it or {self.otherwise}."
+            ) from None
+        return content.digest()
 
     def _missing(self, key: str) -> UserError:
         return UserError(
@@ -133,8 +166,8 @@ class BuiltinImages:
         return self._data.load(key)
 
     def fingerprint(self, key: str) -> str:
-        """The version of the embedded dataset."""
-        return self._data.version
+        """Name and version of the embedded dataset."""
+        return f"{self.name}-{self._data.version}"
 
 
 def check_images_exist(split: Split, images: Path, named_by: Path) -> None:

@@ -1,92 +1,259 @@
-"""Stored image features: encoded once per backbone, preprocessing and images, kept as safetensors."""
+"""Stored image features: every image encoded once per backbone, preprocessing, precision and view.
+
+    STORE/index.json                     what there is, see `feature_index`
+    STORE/contents/ROOT.json             digests of image files, see `contents`
+    STORE/SPACE/NAME.safetensors         shards of features, see `feature_shards`
+
+Rows are found by the image's content, so other picks, other parts and other folders of the same images share
+them. Any number of processes may read and write at once, and be killed at any moment.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
+from tqdm import tqdm
 
+from cma_tune.data import feature_index
+from cma_tune.data.contents import image_digests, of_key
 from cma_tune.data.dataset import ImageSource
+from cma_tune.data.feature_shards import (
+    DamagedShardError,
+    Header,
+    Space,
+    read_images,
+    read_shard,
+    shard_paths,
+    write_shard,
+)
 from cma_tune.data.splits import Item
-from cma_tune.files import write_atomically
+from cma_tune.errors import UserError
 
 log = logging.getLogger(__name__)
 
+ROWS = 4096
+"""Rows of a shard, at most."""
 
-def feature_identity(
-    backbone: str, preprocessing: str, images: ImageSource, items: Sequence[Item], view: Mapping[str, object]
-) -> dict[str, object]:
-    """What a stored feature file depends on.
+SECONDS = 60.0
+"""How long a shard takes to encode, roughly, at most: what a kill may lose."""
 
-    Args:
-        backbone: digest of the weights.
-        preprocessing: digest of the transform.
-        images, items: the images, which enter by key and fingerprint.
-        view: what was drawn at random (seed, epoch, augmentation), empty for the test transform.
+HANDFUL = 16
+"""Images whose encoding is not worth a line."""
+
+Encode = Callable[[Sequence[Item], Callable[[int], None]], Tensor]
+"""Items → features ``[N, D]``; calls its second argument with the number of images after every batch."""
+
+
+class FeatureStore:
+    """A folder of image features.
+
+    Attributes:
+        folder: where it lies.
+        encoded: number of images that had to be encoded, so far, by this object.
     """
-    content = hashlib.sha256()
-    for item in items:
-        line = f"{item.key}\0{images.fingerprint(item.key)}\n"
-        content.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
-    return {
-        "backbone": backbone,
-        "preprocessing": preprocessing,
-        "images": content.hexdigest(),
-        "count": len(items),
-        "view": dict(view),
-    }
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.encoded = 0
+        self._warned: set[Path] = set()
 
-def _text(identity: Mapping[str, object]) -> str:
-    return json.dumps(identity, sort_keys=True)
+    def features(
+        self,
+        space: Space,
+        images: ImageSource,
+        items: Sequence[Item],
+        encode: Encode,
+        batch_size: int = 1,
+        about: Mapping[str, str] | None = None,
+        writer: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> Tensor:
+        """Features ``[N, D]`` of `items`, float32, on the CPU: read where they are stored, else encoded.
 
+        Encoding goes in the order of the items, in shards that are stored as they are done; after a kill it
+        goes on behind the last of them.
 
-def _checksum(features: Tensor) -> str:
-    return hashlib.sha256(features.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        Args:
+            space: what the features depend on beside the images.
+            images, items: the images.
+            encode: encodes those that are missing.
+            batch_size: of `encode`. Shards end where batches do, so that a kill changes no batch.
+            about: for people: what the images are ("images"), dataset, backbone, preprocessing.
+            writer: whether this process stores what it encoded.
+            say: told in one line what was encoded.
 
+        Raises:
+            ValueError: there are no items.
+            UserError: an image can't be read, or the store can't be written.
+        """
+        if not items:
+            raise ValueError("Expected at least one image to encode, got none.")
+        about = about or {}
+        digests = self._digests(space, images, items, about, writer)
+        first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
+        place = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+        table = _Table(place)
+        self._read(space, table, writer)
+        missing = [items[first[digest]] for digest in place if not table.holds(digest)]
+        if missing:
+            wanted = [digest for digest in place if not table.holds(digest)]
+            self._encode(space, table, missing, wanted, encode, batch_size, about, writer, say)
+        return table.rows(digests)
 
-def _read(path: Path, identity: Mapping[str, object]) -> Tensor | None:
-    """The features in `path`, or None if there are none that can be trusted."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            features: Tensor = handle.get_tensor("features")
-    except (SafetensorError, OSError, ValueError) as error:
-        log.warning("stored features %s can't be read (%s); they are made again", path, error)
-        return None
-    # A file may have its full length and hold other bytes: a disk that filled up, a copy that broke off.
-    if metadata.get("identity") != _text(identity) or metadata.get("sha256") != _checksum(features):
-        log.warning("stored features %s are damaged or of something else; they are made again", path)
-        return None
-    return features
+    def _digests(
+        self,
+        space: Space,
+        images: ImageSource,
+        items: Sequence[Item],
+        about: Mapping[str, str],
+        writer: bool,
+    ) -> list[bytes]:
+        with _progress(f"reading {about.get('images', 'images')}", len(items)) as progress:
+            digests = image_digests(self.folder / "contents", images, items, writer, progress)
+        if not space.view:
+            return digests
+        # The noise of an augmented view depends on the key: copies of an image differ there.
+        return [of_key(digest, item.key) for digest, item in zip(digests, items, strict=True)]
 
+    def _read(self, space: Space, table: _Table, writer: bool) -> None:
+        """Fill `table` with the rows that are stored."""
+        for path in shard_paths(self.folder / space.id):
+            if table.full():
+                return
+            try:
+                # The digests are a fraction of the file, and most shards hold other images.
+                if any(table.lacks(digest) for digest in read_images(path)):
+                    _, digests, features = read_shard(path)
+                    table.fill(digests, features)
+            except FileNotFoundError:
+                continue  # pruned meanwhile
+            except DamagedShardError as error:
+                self._warn(path, f"are damaged ({error}); their images are encoded again")
+                if writer:
+                    _remove(path)
+            except OSError as error:
+                self._warn(path, f"can't be read ({error.strerror or error}); their images are encoded again")
 
-def stored_features(
-    folder: Path, identity: Mapping[str, object], encode: Callable[[], Tensor], writer: bool = True
-) -> Tensor:
-    """Read features ``[N, D]`` from the store, or make them with `encode` and store them (if `writer`).
+    def _warn(self, path: Path, text: str) -> None:
+        if path not in self._warned:
+            self._warned.add(path)
+            log.warning("stored features %s %s", path, text)
 
-    Args:
-        folder: the store; a file's name is the hash of its identity.
-        identity: what the features depend on, see `feature_identity`; JSON values.
-        encode: makes the features; not called if the store has them.
-        writer: whether this process stores what it made.
-    """
-    path = folder / f"{hashlib.sha256(_text(identity).encode()).hexdigest()[:32]}.safetensors"
-    features = _read(path, identity)
-    if features is None:
-        features = encode().detach().cpu().contiguous()
+    def _encode(
+        self,
+        space: Space,
+        table: _Table,
+        items: Sequence[Item],
+        digests: Sequence[bytes],
+        encode: Encode,
+        batch_size: int,
+        about: Mapping[str, str],
+        writer: bool,
+        say: Callable[[str], None] | None,
+    ) -> None:
+        """Encode `items`, store them shard by shard, and fill `table` with them."""
+        folder = self.folder / space.id
         if writer:
-            tensors = {"features": features}
-            metadata = {"identity": _text(identity), "sha256": _checksum(features)}
-            write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
-    return features
+            with self._writing():
+                folder.mkdir(parents=True, exist_ok=True)
+        what, started, done = about.get("images", "images"), time.perf_counter(), 0
+        with _progress(what, len(items)) as progress:
+            while done < len(items):
+                # The first shard is small: it tells how fast this is.
+                seconds = time.perf_counter() - started
+                step = _whole_batches(ROWS // 8 if not done else int(SECONDS * done / seconds), batch_size)
+                part = slice(done, min(done + step, len(items)))
+                features = encode(items[part], progress).detach().float().cpu()
+                table.fill(digests[part], features)
+                if writer:
+                    self._store(folder, space, digests[part], features, about)
+                done = part.stop
+        self.encoded += done
+        seconds = time.perf_counter() - started
+        if say is not None and done > HANDFUL:
+            say(f"encoded {done:,} {what} in {seconds:.1f} s ({done / seconds:.1f} images/s)")
+
+    def _store(
+        self, folder: Path, space: Space, digests: Sequence[bytes], features: Tensor, about: Mapping[str, str]
+    ) -> None:
+        with self._writing():
+            path = write_shard(folder, space.text(), digests, features, about)
+        feature_index.add(self.folder, path, Header(space.text(), dict(about), *features.shape))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"Expected to store image features in {self.folder}, but it can't be written "
+                f"({reason}); choose another folder with --features-dir."
+            ) from None
+
+
+class _Table:
+    """Rows ``[M, D]`` of M images, filled bit by bit."""
+
+    def __init__(self, place: Mapping[bytes, int]) -> None:
+        self._place = place
+        self._held = bytearray(len(place))
+        self._rows: Tensor | None = None
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether the row of a wanted image is there."""
+        return bool(self._held[self._place[digest]])
+
+    def lacks(self, digest: bytes) -> bool:
+        """Whether the image is wanted and its row not there yet."""
+        place = self._place.get(digest)
+        return place is not None and not self._held[place]
+
+    def full(self) -> bool:
+        """Whether every row is there."""
+        return all(self._held)
+
+    def fill(self, digests: Sequence[bytes], features: Tensor) -> None:
+        """Take the rows ``[N, D]`` that are lacking."""
+        if self._rows is None:
+            self._rows = features.new_empty(len(self._held), features.shape[1])
+        rows = [row for row, digest in enumerate(digests) if self.lacks(digest)]
+        places = [self._place[digests[row]] for row in rows]
+        self._rows[places] = features[rows]
+        for place in places:
+            self._held[place] = 1
+
+    def rows(self, digests: Sequence[bytes]) -> Tensor:
+        """Rows ``[N, D]`` in this order."""
+        assert self._rows is not None
+        return self._rows[[self._place[digest] for digest in digests]]
+
+
+def _whole_batches(rows: int, batch_size: int) -> int:
+    """At most `rows` and `ROWS` rows in whole batches; one batch at least, if a shard holds it."""
+    rows = min(rows, ROWS)
+    return max(rows // batch_size, 1) * batch_size if batch_size <= ROWS else ROWS
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and remaining time, where there is a terminal, for what takes a moment."""
+    with tqdm(total=total, desc=what, unit="img", leave=False, disable=None, delay=0.5) as bar:
+
+        def update(count: int) -> None:
+            bar.update(count)
+
+        yield update
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s can't be removed (%s)", path, error.strerror)
