@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Optional
 
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.config import BaseToNovelConfig, FeaturesConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError, nearest
 
 
@@ -95,6 +95,12 @@ def _base_to_novel(config: BaseToNovelConfig) -> None:
     base_to_novel(config)
 
 
+def _features(config: FeaturesConfig) -> None:
+    from cma_tune.protocols.features import features
+
+    features(config)
+
+
 def _report(config: ReportConfig) -> None:
     from cma_tune.report import report
 
@@ -123,6 +129,7 @@ COMMANDS: dict[str, Command] = {
     "zero-shot": Command(ZeroShotConfig, _zero_shot),
     "few-shot": Command(FewShotConfig, _few_shot),
     "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
+    "features": Command(FeaturesConfig, _features, "action"),
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),
     "words": Command(WordsConfig, _words),
