@@ -14,7 +14,6 @@ from typing import cast, get_args
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from tqdm import tqdm
@@ -26,12 +25,14 @@ from cma_tune.data.feature_shards import Space
 from cma_tune.data.features import FeatureStore
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.images import Augmentation, Transform, train_transform
+from cma_tune.data.memory import RememberedImages
 from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
 from cma_tune.data.splits import Item, Split
-from cma_tune.errors import UserError, nearest
+from cma_tune.errors import UserError
 from cma_tune.learners import ZeroShot
 from cma_tune.learners.coop import ContextLearner, ContextOptions
 from cma_tune.learners.saving import LEARNERS
+from cma_tune.trackers import check_tracker
 from cma_tune.train import Recipe
 
 
@@ -103,7 +104,7 @@ class Setup:
         if backbone is not None:
             self.backbone = backbone  # loaded before, by another setup of this process
         if isinstance(config, FewShotConfig):
-            _check_tracker(config.tracker)
+            check_tracker(config.tracker)
         check_backbone_name(config.backbone, config.pretrained, config.model_config)
         # Loading the dataset finds most mistakes, and is cheap beside the weights.
         self.dataset: Dataset = load_dataset(
@@ -247,14 +248,23 @@ class Setup:
         return train_transform(preprocessing.size, preprocessing.mean, preprocessing.std, augmentation)
 
     def train_batches(self, items: Sequence[Item], config: FewShotConfig) -> TrainBatches:
-        """Training data of one run: live crops, or stored views."""
+        """Training data of one run: live crops, or stored views.
+
+        Raises:
+            UserError: stored features of a learner that changes the image side.
+        """
+        if config.train_features == "stored" and LEARNERS[config.learner].trains_images:
+            raise UserError(
+                f"Expected --train-features live for {config.learner}, which changes the image side, "
+                "got stored ones, which would not change with it."
+            )
         accelerator, seed = self.accelerator, config.seeds[0]
         share = Share(accelerator.process_index, accelerator.num_processes)
         augmentation = Augmentation((config.augment.scale_min, 1.0), config.augment.flip)
         if config.train_features == "live":
             return LiveBatches(
                 items,
-                self.dataset.images,
+                self._remembered(items, config),
                 self._train_transform(augmentation),
                 self.encode,
                 accelerator.device,
@@ -268,6 +278,14 @@ class Setup:
         labels = torch.tensor([item.label for item in items], dtype=torch.long)
         device = accelerator.device
         return StoredBatches(features.to(device), labels.to(device), config.optim.batch_size, seed, share)
+
+    def _remembered(self, items: Sequence[Item], config: FewShotConfig) -> RememberedImages:
+        """The training images of one run, decoded once if they fit the memory."""
+        images = RememberedImages(self.dataset.images, int(config.image_memory * 2**30))
+        if config.workers:
+            # Workers live for an epoch; they share what was decoded before they came.
+            images.remember((item.key for item in items), config.workers)
+        return images
 
     def zero_shot(self, class_names: Sequence[str]) -> ZeroShot:
         """The zero-shot learner over these names."""
@@ -285,13 +303,3 @@ class Setup:
         """Print on the main process."""
         if self.accelerator.is_main_process:
             tqdm.write(text, file=sys.stdout)
-
-
-def _check_tracker(name: str | None) -> None:
-    """Accelerate leaves a tracker out in silence where its package is missing."""
-    if name is None or name in {str(tracker) for tracker in get_available_trackers()}:
-        return
-    if name in LOGGER_TYPE_TO_CLASS:
-        raise UserError(f"Expected the package of tracker '{name}', got none installed; pip install it.")
-    known = sorted(LOGGER_TYPE_TO_CLASS)
-    raise UserError(f"Expected a tracker out of {', '.join(known)}, got '{name}'{nearest(name, known)}.")

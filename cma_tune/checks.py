@@ -64,6 +64,8 @@ def _check_training(config: FewShotConfig) -> None:
     _at_least("text_chunk", config.text_chunk, 0)
     if not 0 < config.text_memory < math.inf:
         raise UserError(f"Expected a finite --text_memory above 0, in GiB, got {config.text_memory}.")
+    if not 0 <= config.image_memory < math.inf:
+        raise UserError(f"Expected a finite --image_memory of at least 0 GiB, got {config.image_memory}.")
     _at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
     _at_least("optim.batch_size", optim.batch_size, 1)

@@ -195,6 +195,7 @@ class FewShotConfig(ZeroShotConfig):
         augment: training crops.
         train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
         views: crops per image for stored training features; 0 is the test transform.
+        image_memory: GiB for decoded training images of live features.
         text_chunk: prompts that go through the text tower at once, the others being recomputed in the
             backward pass; 0 is as many as fit text_memory.
         text_memory: GiB for the text tower's activations, roughly.
@@ -215,6 +216,7 @@ class FewShotConfig(ZeroShotConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train_features: Literal["live", "stored"] = "live"
     views: int = 0
+    image_memory: float = 2.0
     text_chunk: int = 0
     text_memory: float = 4.0
     checkpoint_every: int = 0
@@ -229,7 +231,7 @@ class BaseToNovelConfig(FewShotConfig):
 
 WHERE = ("output", "features_dir", "data_root")
 HOW = (
-    *("workers", "eval_batch_size", "compile", "text_chunk", "text_memory"),
+    *("workers", "eval_batch_size", "compile", "image_memory", "text_chunk", "text_memory"),
     *("checkpoint_every", "resume", "tracker"),
 )
 """With WHERE, the entries of a config that don't decide a run's result."""

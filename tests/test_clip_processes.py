@@ -68,7 +68,7 @@ def worker(rank: int, folder: str, processes: int) -> None:
             features: Tensor = encode(self, part, *inputs)
             return features
 
-        context_prompts.ContextPrompts._encode = counted  # type: ignore[method-assign]
+        context_prompts.ContextPrompts._encode = counted  # type: ignore
         made = learner(case, split=True)
         with torch.no_grad():
             features = made.text_features()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ import cma_tune.build
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.config import ContextConfig, FewShotConfig, OptimConfig, Run, ZeroShotConfig
+from cma_tune.data.dataset import BuiltinImages
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.errors import UserError
-from cma_tune.learners import from_pretrained
+from cma_tune.learners import CoOp, from_pretrained
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record
@@ -265,3 +267,31 @@ def test_zero_shot_is_measured_on_both_halves_among_their_own_names(tmp_path: Pa
     }
     for name, share in expected.items():
         assert record.figures[name] == pytest.approx(100 * float(share))
+
+
+def test_stored_features_are_refused_where_the_image_side_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CoOp, "trains_images", True)
+    with pytest.raises(UserError, match="Expected --train-features live for coop, which changes the image"):
+        run(few_shot_config(tmp_path, train_features="stored"))
+
+
+def test_training_images_are_decoded_once_for_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    load = BuiltinImages.load
+
+    def counted(self: BuiltinImages, key: str) -> Any:
+        loads.append(key)
+        return load(self, key)
+
+    monkeypatch.setattr(BuiltinImages, "load", counted)
+    config = few_shot_config(tmp_path, train_features="live", optim=OptimConfig(epochs=3))
+    (record,) = run(config)
+    picked = Counter(key for key in loads if key.startswith("train/"))
+    assert set(picked.values()) == {1} and len(picked) == record.dataset["train_images"]
+    loads.clear()
+    run(replace(config, output=str(tmp_path / "none"), image_memory=0.0))
+    assert set(Counter(key for key in loads if key.startswith("train/")).values()) == {3}

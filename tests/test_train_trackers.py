@@ -47,7 +47,7 @@ def test_tensorboard_gets_every_epoch_of_every_run(tmp_path: Path) -> None:
 
 
 def test_an_unknown_or_missing_tracker_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cma_tune.build.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("cma_tune.trackers.get_available_trackers", lambda: ["tensorboard"])
     # accelerate would leave out, in silence, one whose package is missing.
     with pytest.raises(
         UserError, match=r"Expected a tracker out of .*tensorboard.*, got 'tensorbord' \(did you"

@@ -32,11 +32,13 @@ class Learner(nn.Module):
     Attributes:
         name: the method's key in configs and cards.
         conditioned_on_image: text features differ from image to image.
+        trains_images: image features change while it learns, so they can't be stored.
         class_names: names the logits stand for, in order.
     """
 
     name: str = ""
     conditioned_on_image: bool = False
+    trains_images: bool = False
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
 from cma_tune.protocols.selection import check_choices, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
+from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import Checkpointing, Evaluation, NonFiniteLossError, evaluate, fit
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -99,10 +99,11 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
     identity = setup.checkpoint_identity(run, split)
     checkpointing = Checkpointing(folder / CHECKPOINT, identity, config.checkpoint_every, config.resume)
     started = time.perf_counter()
-    _start_trackers(setup, config, folder)
+    if config.tracker is not None:
+        start_trackers(setup.accelerator, folder, asdict(config))
     description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
     report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
-    _finish_trackers(setup)
+    finish_trackers(setup.accelerator)
     training = {
         "steps": report.steps,
         "losses": report.losses,
@@ -113,27 +114,6 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
         "train_images": len(split.train),
     }
     return learner, training
-
-
-def _start_trackers(setup: Setup, config: FewShotConfig, folder: Path) -> None:
-    if config.tracker is None:
-        return
-    # Beside the run's record; accelerate took the first folder it was told for its logs.
-    setup.accelerator.project_configuration.logging_dir = str(folder)
-    flat: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        entries = value if isinstance(value, dict) else {"": value}
-        for entry, inner in entries.items():
-            plain = isinstance(inner, int | float | bool)
-            flat[f"{name}.{entry}".strip(".")] = inner if plain else str(inner)
-    setup.accelerator.init_trackers("cma_tune", config=flat)
-
-
-def _finish_trackers(setup: Setup) -> None:
-    # Not `end_training`: that would also tear the processes apart, and more runs follow.
-    for tracker in setup.accelerator.trackers:
-        tracker.finish()
-    setup.accelerator.trackers = []
 
 
 def validate(setup: Setup, learner: ContextLearner, split: Split) -> dict[str, float]:
