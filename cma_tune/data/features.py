@@ -166,8 +166,8 @@ class FeatureStore:
         with _progress(what, len(items)) as progress:
             while done < len(items):
                 # The first shard is small: it tells how fast this is.
-                seconds = time.perf_counter() - started
-                step = _whole_batches(ROWS // 8 if not done else int(SECONDS * done / seconds), batch_size)
+                seconds = max(time.perf_counter() - started, 1e-9)
+                step = _whole_batches(int(SECONDS * done / seconds) if done else ROWS // 16, batch_size)
                 part = slice(done, min(done + step, len(items)))
                 features = encode(items[part], progress).detach().float().cpu()
                 table.fill(digests[part], features)
