@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
-from cma_tune.errors import UserError
+from cma_tune.recipes import recipe_epochs, recipe_weight
 
 # Optional[…] and Union[…] below: the command line reads these annotations at run time, on Python 3.10 too.
 
@@ -17,43 +17,6 @@ Weight = Union[float, Literal["recipe"]]  # noqa: UP007
 
 Precision = Literal["no", "fp16", "bf16"]
 """What is computed in; "no" is float32."""
-
-RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
-    "caltech101": {0: 0.8},
-    "dtd": {1: 0.4, 2: 0.4, 4: 0.7, 8: 0.7, 16: 0.7},
-    "eurosat": {0: 0.1},
-    "fgvc_aircraft": {0: 0.8},
-    "food101": {0: 0.8},
-    "imagenet": {0: 0.1},
-    "oxford_flowers": {0: 0.7},
-    "oxford_pets": {0: 0.9},
-    "stanford_cars": {0: 0.1},
-    "sun397": {0: 0.2},
-    "ucf101": {1: 0.8, 2: 0.8, 4: 0.8, 8: 0.6, 16: 0.6},
-}
-"""λ of the authors' release per dataset and shots (0: whatever the shots), for its form of the loss."""
-
-
-def recipe_weight(dataset: str, shots: int) -> float:
-    """The release's λ.
-
-    Raises:
-        UserError: the release has none for this dataset or these shots.
-    """
-    weights = RELEASE_WEIGHTS.get(dataset, {})
-    if 0 not in weights and shots not in weights:
-        raise UserError(
-            f"Expected a λ of the release for '{dataset}' at {shots} shots, but it has none; "
-            "give numbers with --weights, or choose on validation images with --select-weight."
-        )
-    return weights.get(shots, weights.get(0, 0.0))
-
-
-def recipe_epochs(dataset: str, shots: int) -> int:
-    """CoOp's epochs: 50 for ImageNet and 1 shot, 100 for 2 to 4 shots, 200 above."""
-    if dataset == "imagenet" or shots == 1:
-        return 50
-    return 100 if shots <= 4 else 200
 
 
 @dataclass
@@ -310,48 +273,3 @@ def expand(protocol: str, config: FewShotConfig) -> list[Run]:
                 run = Run(protocol, one)
                 runs[run.digest()] = run  # a number and "recipe" may mean the same λ
     return list(runs.values())
-
-
-@dataclass
-class FeaturesConfig:
-    """Stored image features: build them ahead of runs, list, verify and prune them.
-
-    Attributes:
-        action: what to do.
-        dataset: as in zero-shot.
-        data_root: folder that holds the datasets' folders.
-        source: columns and parts of general sources.
-        backbone: as in zero-shot.
-        pretrained: tag or checkpoint file for an open_clip model.
-        model_config: JSON file of an own open_clip architecture.
-        output: folder of the runs' results.
-        features_dir: folder of stored image features; by default inside the output folder.
-        workers: processes that decode images.
-        mixed_precision: by default accelerate's setting.
-        eval_batch_size: images per step of encoding.
-        parts: what to build, out of train, val and test.
-        views: crops per training image, as in few-shot; 0 is the test transform.
-        seeds: of the crops.
-        augment: the crops.
-        only: prune: id of the one set of features to remove.
-        everything: prune: remove all.
-    """
-
-    action: Literal["build", "list", "verify", "prune"]
-    dataset: str = "digits"
-    data_root: str = "data"
-    source: SourceConfig = field(default_factory=SourceConfig)
-    backbone: str = "embedded"
-    pretrained: Optional[str] = None  # noqa: UP045
-    model_config: Optional[str] = None  # noqa: UP045
-    output: str = "runs"
-    features_dir: Optional[str] = None  # noqa: UP045
-    workers: int = 0
-    mixed_precision: Optional[Precision] = None  # noqa: UP045
-    eval_batch_size: int = 100
-    parts: list[str] = field(default_factory=lambda: ["train", "val", "test"])
-    views: int = 0
-    seeds: list[int] = field(default_factory=lambda: [1])
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    only: Optional[str] = None  # noqa: UP045
-    everything: bool = False

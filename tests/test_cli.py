@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cma_tune.arguments import normalize
-from cma_tune.cli import COMMANDS, main, parse
+from cma_tune.cli import main, parse
+from cma_tune.commands import COMMANDS
 from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.errors import UserError
 

@@ -15,11 +15,10 @@ from cma_tune.config import (
     LossConfig,
     Run,
     expand,
-    recipe_epochs,
-    recipe_weight,
 )
 from cma_tune.data.catalog import CATALOG
 from cma_tune.errors import UserError
+from cma_tune.recipes import recipe_epochs, recipe_weight
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))

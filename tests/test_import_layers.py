@@ -18,7 +18,9 @@ MAY_IMPORT: dict[str, str] = {
     "errors": "",
     "processes": "",
     "files": "errors",
-    "config": "errors",
+    "recipes": "errors",
+    "config": "recipes",
+    "options": "config",
     "records": "config errors files",
     "checks": "config errors",
     "arguments": "errors",
@@ -31,17 +33,20 @@ MAY_IMPORT: dict[str, str] = {
     "train": "checkpoint data errors learners losses metrics processes",
     "trackers": "errors",
     "build": "clip config data errors files learners losses metrics processes trackers train",
-    "report": "config errors files metrics records",
+    "report": "config errors files metrics recipes records",
     "predict": "clip data errors learners",
-    "protocols": "build checks config data errors files learners metrics processes records trackers train",
+    "protocols": (
+        "build checks config data errors files learners metrics options processes records trackers train"
+    ),
     "companion": "build checks config data errors files losses metrics records train",
-    "cli": "arguments companion config errors predict protocols report",
+    "commands": "companion config options predict protocols report",
+    "cli": "arguments commands errors",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }
 
 TORCH_ALONE = {"losses", "metrics", "processes"}
-STANDARD_LIBRARY_ALONE = {"arguments", "checks", "config", "errors", "files", "records"}
+STANDARD_LIBRARY_ALONE = {"arguments", "checks", "config", "errors", "files", "options", "recipes", "records"}
 
 EXCEPTIONS = {
     # The embedded model's files lie beside the data that go with them; the backbone asks where.

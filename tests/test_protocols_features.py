@@ -14,9 +14,10 @@ from tiny_runs import backbone, base_to_novel_config, few_shot_config, tiny_clip
 from torch import Tensor
 
 from cma_tune.build import Setup
-from cma_tune.cli import COMMANDS, main, parse
+from cma_tune.cli import main, parse
 from cma_tune.clip.backbone import Backbone
-from cma_tune.config import FeaturesConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.commands import COMMANDS, FeaturesConfig
+from cma_tune.config import FewShotConfig, ZeroShotConfig
 from cma_tune.data.feature_upkeep import verify
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot

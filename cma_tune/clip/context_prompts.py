@@ -125,9 +125,8 @@ class ContextPrompts:
         tower = self.backbone.tower
         classes = len(self.layout.ids)
         own = sum(len(tokens) for tokens, _ in self._own or ()) if self.packs else self.length * classes
-        # A block keeps some 18 widths per token for the backward pass; a class, keys and values of what it
-        # sees.
-        widths = 18 * own / classes + 2 * (self.shared if self.packs else 0)
+        # A block of the tower keeps some 18 widths per token for the backward pass.
+        widths = 18 * own / classes
         return max(1, int(options.memory * 2**30 / (4 * tower.layers * tower.width * widths)))
 
     def _parts(self, mine: Tensor, share: tuple[int, int], classes: int) -> list[_Part]:

@@ -16,20 +16,31 @@ from torch import Tensor
 from cma_tune.clip.prompts import PromptLayout
 from cma_tune.clip.text_tower import NativeTextTower
 
+QUERIES = 64
+"""Tokens that attend together, roughly: attention over a few tokens at a time is all overhead."""
+
 
 @dataclass(frozen=True)
 class Bucket:
-    """Neighbouring classes with equally many tokens of their own.
+    """Neighbouring classes with equally many tokens of their own, in blocks that attend together.
 
     Attributes:
         tokens: own tokens n of each class, the last of which is pooled.
-        classes: how many classes.
-        sees_itself: the pooled token attends to itself (CoCa's original mask hides its class token).
+        classes: classes K of a block.
+        blocks: how many blocks R.
+        visible: mask ``[K·n, P+K·n]``: a token sees what is shared and its class's tokens up to itself (but
+            for CoCa's original class token, which does not see itself).
     """
 
     tokens: int
     classes: int
-    sees_itself: bool = True
+    blocks: int
+    visible: Tensor
+
+    @property
+    def length(self) -> int:
+        """Own tokens of all its classes."""
+        return self.tokens * self.classes * self.blocks
 
 
 @dataclass(frozen=True)
@@ -137,10 +148,14 @@ def pack(
         tokens = tower.token_embeddings(ids).to(dtype)
         if tower.appended_cls:
             tokens[appended] = text.cls_emb.to(dtype)
-    buckets = tuple(
-        Bucket(tokens, len(list(group)), sees)
-        for (tokens, sees), group in groupby((len(own[c][0]), own[c][1]) for c in chosen)
-    )
+    buckets: list[Bucket] = []
+    for (length, sees_itself), group in groupby((len(own[c][0]), own[c][1]) for c in chosen):
+        count = len(list(group))
+        together = min(count, max(1, QUERIES // length))
+        for size, blocks in ((together, count // together), (count % together, 1)):
+            if size:
+                visible = _visible(length, size, shared, sees_itself).to(device)
+                buckets.append(Bucket(length, size, blocks, visible))
     ends = torch.tensor([len(own[c][0]) for c in chosen], device=device).cumsum(0) + shared - 1
 
     def index(values: list[int]) -> Tensor:
@@ -150,10 +165,18 @@ def pack(
         base=tokens + positions,
         positions=positions,
         shared=shared,
-        buckets=buckets,
+        buckets=tuple(buckets),
         classes=classes,
         pooled=ends,
         places=index(places),
         of_class=index(of_class),
         of_slot=index(of_slot),
     )
+
+
+def _visible(tokens: int, classes: int, shared: int, sees_itself: bool) -> Tensor:
+    """See `Bucket.visible`."""
+    own = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    own[-1, -1] = sees_itself
+    every = torch.ones(classes * tokens, shared, dtype=torch.bool)
+    return torch.cat([every, torch.block_diag(*[own] * classes).bool()], dim=1)

@@ -68,74 +68,69 @@ def _block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
     """A residual block over all tokens: ``[G, N, W]`` → ``[G, N, W]``."""
     attention = block.attn
     q, k, v = _heads(linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias), block, 3)
-    shared = packed.shared
-    attended = []
-    if shared:
-        begun_q, begun_k, begun_v = q[:, :, :shared], k[:, :, :shared], v[:, :, :shared]
-        attended.append(scaled_dot_product_attention(begun_q, begun_k, begun_v, is_causal=True))
-    start = shared
-    for bucket in packed.buckets:
-        queries = _own(q, bucket, start).flatten(0, 1)
-        keys, values = (_with_shared(t, bucket, start, shared) for t in (k, v))
-        visible = _visible(bucket, shared, x.device)
-        seen = scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
-        attended.append(_as_tokens(seen, bucket, len(x)))
-        start += bucket.tokens * bucket.classes
+    (begun_q, *own_q), (begun_k, *own_k), (begun_v, *own_v) = (_parted(t, packed) for t in (q, k, v))
+    attended = (
+        [scaled_dot_product_attention(begun_q, begun_k, begun_v, is_causal=True)] if packed.shared else []
+    )
+    for bucket, queries, keys, values in zip(packed.buckets, own_q, own_k, own_v, strict=True):
+        seen = scaled_dot_product_attention(
+            _blocks(queries, bucket).flatten(0, 1),
+            _with_shared(begun_k, keys, bucket),
+            _with_shared(begun_v, values, bucket),
+            attn_mask=bucket.visible,
+        )
+        attended.append(_as_tokens(seen, len(x)))
     return _after_attention(block, x, torch.cat(attended, dim=2))
 
 
 def _last_block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
     """The last block, for the pooled tokens alone: ``[G, N, W]`` → ``[G, C, W]``."""
-    attention, shared = block.attn, packed.shared
+    attention = block.attn
     width = x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(x)
     pooled = normed.index_select(1, packed.pooled)
     (q,) = _heads(linear(pooled, weight[:width], None if bias is None else bias[:width]), block, 1)
     k, v = _heads(linear(normed, weight[width:], None if bias is None else bias[width:]), block, 2)
-    attended, start, done = [], shared, 0
-    for bucket in packed.buckets:
-        keys, values = (_with_shared(t, bucket, start, shared) for t in (k, v))
-        if not bucket.sees_itself:
-            keys, values = keys[:, :, :-1], values[:, :, :-1]
-        queries = q[:, :, done : done + bucket.classes].transpose(1, 2).flatten(0, 1)[:, :, None]
-        seen = scaled_dot_product_attention(queries, keys, values)  # [G·C, H, 1, W/H]
-        attended.append(_as_tokens(seen, bucket, len(x)))
-        start += bucket.tokens * bucket.classes
-        done += bucket.classes
+    (begun_k, *own_k), (begun_v, *own_v) = (_parted(t, packed) for t in (k, v))
+    own_q = q.split([bucket.classes * bucket.blocks for bucket in packed.buckets], dim=2)
+    attended = []
+    for bucket, queries, keys, values in zip(packed.buckets, own_q, own_k, own_v, strict=True):
+        seen = scaled_dot_product_attention(
+            _blocks(queries, bucket).flatten(0, 1),
+            _with_shared(begun_k, keys, bucket),
+            _with_shared(begun_v, values, bucket),
+            attn_mask=bucket.visible[bucket.tokens - 1 :: bucket.tokens],
+        )
+        attended.append(_as_tokens(seen, len(x)))
     return _after_attention(block, x.index_select(1, packed.pooled), torch.cat(attended, dim=2))
 
 
 def _heads(projected: Tensor, block: Any, parts: int) -> tuple[Tensor, ...]:
     """``[G, N, parts·W]`` → `parts` times ``[G, H, N, W/H]``."""
     heads = projected.reshape(*projected.shape[:2], parts, block.attn.num_heads, -1)
-    return tuple(heads.permute(2, 0, 3, 1, 4))
+    return heads.permute(2, 0, 3, 1, 4).unbind()
 
 
-def _own(x: Tensor, bucket: Bucket, start: int) -> Tensor:
-    """A bucket's own tokens out of ``[G, H, N, W/H]``: ``[G, C, H, n, W/H]``."""
-    own = x[:, :, start : start + bucket.classes * bucket.tokens]
-    return own.unflatten(2, (bucket.classes, bucket.tokens)).transpose(1, 2)
+def _parted(x: Tensor, packed: PackedPrompts) -> tuple[Tensor, ...]:
+    """The shared tokens of ``[G, H, N, W/H]``, then those of every bucket."""
+    return x.split([packed.shared, *(bucket.length for bucket in packed.buckets)], dim=2)
 
 
-def _with_shared(x: Tensor, bucket: Bucket, start: int, shared: int) -> Tensor:
-    """What each class of a bucket attends to, shared tokens before its own: ``[G·C, H, P+n, W/H]``."""
-    begun = x[:, None, :, :shared].expand(-1, bucket.classes, -1, -1, -1)
-    return torch.cat([begun, _own(x, bucket, start)], dim=3).flatten(0, 1)
+def _blocks(own: Tensor, bucket: Bucket) -> Tensor:
+    """``[G, H, R·L, W/H]`` → ``[G, R, H, L, W/H]``."""
+    return own.unflatten(2, (bucket.blocks, -1)).transpose(1, 2)
 
 
-def _as_tokens(x: Tensor, bucket: Bucket, groups: int) -> Tensor:
-    """``[G·C, H, n, W/H]`` → ``[G, H, C·n, W/H]``."""
-    return x.reshape(groups, bucket.classes, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
+def _with_shared(begun: Tensor, own: Tensor, bucket: Bucket) -> Tensor:
+    """What the classes of a block attend to, shared tokens before their own: ``[G·R, H, P+K·n, W/H]``."""
+    shared = begun[:, None].expand(-1, bucket.blocks, -1, -1, -1)
+    return torch.cat([shared, _blocks(own, bucket)], dim=3).flatten(0, 1)
 
 
-def _visible(bucket: Bucket, shared: int, device: torch.device) -> Tensor:
-    """Mask ``[n, P+n]``: an own token sees what is shared, and its own tokens up to itself."""
-    length = shared + bucket.tokens
-    visible = torch.ones(bucket.tokens, length, dtype=torch.bool, device=device).tril(diagonal=shared)
-    if not bucket.sees_itself:
-        visible[-1, -1] = False
-    return visible
+def _as_tokens(x: Tensor, groups: int) -> Tensor:
+    """``[G·R, H, L, W/H]`` → ``[G, H, R·L, W/H]``."""
+    return x.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2, 3)
 
 
 def _after_attention(block: Any, x: Tensor, attended: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check
-from cma_tune.config import FeaturesConfig, FewShotConfig
+from cma_tune.config import FewShotConfig
 from cma_tune.data import feature_index, feature_upkeep
 from cma_tune.data.feature_index import Entry
 from cma_tune.data.feature_shards import space_id
 from cma_tune.data.images import Augmentation
 from cma_tune.data.splits import Item
 from cma_tune.errors import UserError, nearest
+from cma_tune.options import FeaturesConfig
 
 PARTS = {"train": "training images", "val": "validation images", "test": "test images"}
 """Parts of a split and what runs call their images."""

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import FewShotConfig, Run, recipe_epochs, recipe_weight
+from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
+from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import Record
 
 LEARNERS = {"zero_shot": "Zero-shot", "coop": "CoOp", "cocoop": "CoCoOp"}

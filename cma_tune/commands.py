@@ -1,0 +1,79 @@
+"""The commands: what each takes, and what it runs. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.options import FeaturesConfig, PredictConfig, QuickstartConfig, ReportConfig, WordsConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: what it takes, what it does, how its positional argument is called."""
+
+    config: type
+    run: Callable[[Any], None]
+    positional: str | None = None
+
+
+def _zero_shot(config: ZeroShotConfig) -> None:
+    from cma_tune.protocols.zero_shot import zero_shot
+
+    zero_shot(config)
+
+
+def _few_shot(config: FewShotConfig) -> None:
+    from cma_tune.protocols.few_shot import few_shot
+
+    few_shot(config)
+
+
+def _base_to_novel(config: BaseToNovelConfig) -> None:
+    from cma_tune.protocols.base_to_novel import base_to_novel
+
+    base_to_novel(config)
+
+
+def _features(config: FeaturesConfig) -> None:
+    from cma_tune.protocols.features import features
+
+    features(config)
+
+
+def _report(config: ReportConfig) -> None:
+    from cma_tune.report import report
+
+    report(config.folder, config.format, config.figures)
+
+
+def _predict(config: PredictConfig) -> None:
+    from cma_tune.predict import predict
+
+    predict(config.images, config.prompt, config.classes, config.top)
+
+
+def _words(config: WordsConfig) -> None:
+    from cma_tune.predict import words
+
+    words(config.prompt, config.count)
+
+
+def _quickstart(config: QuickstartConfig) -> None:
+    from cma_tune.protocols.quickstart import quickstart
+
+    quickstart(config.output)
+
+
+COMMANDS: dict[str, Command] = {
+    "zero-shot": Command(ZeroShotConfig, _zero_shot),
+    "few-shot": Command(FewShotConfig, _few_shot),
+    "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
+    "features": Command(FeaturesConfig, _features, "action"),
+    "report": Command(ReportConfig, _report, "folder"),
+    "predict": Command(PredictConfig, _predict, "images"),
+    "words": Command(WordsConfig, _words),
+    "quickstart": Command(QuickstartConfig, _quickstart),
+}

@@ -1,0 +1,111 @@
+"""What the commands take that are no runs: plain dataclasses. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+from cma_tune.config import AugmentConfig, Precision, SourceConfig
+
+# Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
+
+
+@dataclass
+class FeaturesConfig:
+    """Stored image features: build them ahead of runs, list, verify and prune them.
+
+    Attributes:
+        action: what to do.
+        dataset: as in zero-shot.
+        data_root: folder that holds the datasets' folders.
+        source: columns and parts of general sources.
+        backbone: as in zero-shot.
+        pretrained: tag or checkpoint file for an open_clip model.
+        model_config: JSON file of an own open_clip architecture.
+        output: folder of the runs' results.
+        features_dir: folder of stored image features; by default inside the output folder.
+        workers: processes that decode images.
+        mixed_precision: by default accelerate's setting.
+        eval_batch_size: images per step of encoding.
+        parts: what to build, out of train, val and test.
+        views: crops per training image, as in few-shot; 0 is the test transform.
+        seeds: of the crops.
+        augment: the crops.
+        only: prune: id of the one set of features to remove.
+        everything: prune: remove all.
+    """
+
+    action: Literal["build", "list", "verify", "prune"]
+    dataset: str = "digits"
+    data_root: str = "data"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    backbone: str = "embedded"
+    pretrained: Optional[str] = None  # noqa: UP045
+    model_config: Optional[str] = None  # noqa: UP045
+    output: str = "runs"
+    features_dir: Optional[str] = None  # noqa: UP045
+    workers: int = 0
+    mixed_precision: Optional[Precision] = None  # noqa: UP045
+    eval_batch_size: int = 100
+    parts: list[str] = field(default_factory=lambda: ["train", "val", "test"])
+    views: int = 0
+    seeds: list[int] = field(default_factory=lambda: [1])
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    only: Optional[str] = None  # noqa: UP045
+    everything: bool = False
+
+
+@dataclass
+class ReportConfig:
+    """Tables and figures from the records below a folder.
+
+    Attributes:
+        folder: folder with records.
+        format: of the table.
+        figures: folder for the figures; by default the records' folder.
+    """
+
+    folder: str
+    format: Literal["text", "csv", "markdown", "latex"] = "text"
+    figures: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class PredictConfig:
+    """Labels with probabilities for images, from a learned prompt.
+
+    Attributes:
+        images: image files.
+        prompt: folder of the learned prompt.
+        classes: file with class names, one a line; by default the names it was learned on.
+        top: labels per image.
+    """
+
+    images: list[str]
+    prompt: str
+    classes: Optional[str] = None  # noqa: UP045
+    top: int = 5
+
+
+@dataclass
+class WordsConfig:
+    """Nearest words of a prompt's learned tokens.
+
+    Attributes:
+        prompt: folder of the learned prompt.
+        count: words per token.
+    """
+
+    prompt: str
+    count: int = 5
+
+
+@dataclass
+class QuickstartConfig:
+    """The whole line on embedded data in about a minute: runs, table, figures.
+
+    Attributes:
+        output: folder of the results.
+    """
+
+    output: str = "runs/quickstart"
