@@ -180,6 +180,13 @@ def find_records(folder: Path, skip: Callable[[UserError], None] | None = None) 
     Raises:
         UserError: there is no such folder, no record in it, or a file that is none and is not to be skipped.
     """
+    return (record for _, record in find_results(folder, skip))
+
+
+def find_results(
+    folder: Path, skip: Callable[[UserError], None] | None = None
+) -> Iterator[tuple[Path, Record]]:
+    """Folder and record of every run below `folder`: as `find_records`, which see."""
     if not folder.is_dir():
         raise UserError(f"Expected a folder with records at {folder}, but there is no such folder.")
     found = False
@@ -192,7 +199,7 @@ def find_records(folder: Path, skip: Callable[[UserError], None] | None = None) 
             skip(error)
             continue
         found = True
-        yield record
+        yield path.parent, record
     if not found:
         raise UserError(
             f"Expected {FILE} files of cma-tune below {folder}, got none; "

@@ -76,6 +76,7 @@ class Evaluation:
         class_similarity: mean cosine between an image and its own class's text embedding.
         modal_similarity: mean cosine between any image and all classes' text embeddings.
         images: how many there were.
+        predictions: predicted and true class of every image, in the order of the list, ``[N, 2]``, int64.
     """
 
     accuracy: float
@@ -83,6 +84,7 @@ class Evaluation:
     class_similarity: float
     modal_similarity: float
     images: int
+    predictions: Tensor = field(repr=False, compare=False)
 
 
 @dataclass
@@ -261,16 +263,13 @@ def evaluate(
     """
     count, classes = len(labels), len(learner.class_names)
     if not count or len(features) != count:
-        raise ValueError(
-            f"Expected features [N, D] and labels [N], N above 0, got {len(features)} and {count}."
-        )
+        raise ValueError(f"Expected features [N, D] and labels [N], N > 0, got {len(features)} and {count}.")
     learner.eval()
     share = Share(accelerator.process_index, accelerator.num_processes)
-    mine = torch.tensor(share.of(range(count)), dtype=torch.long)
     rows = []
     with accelerator.autocast():
         text = None if learner.conditioned_on_image else learner.text_features()
-        for chunk in torch.split(mine, batch_size):
+        for chunk in torch.tensor(share.of(range(count)), dtype=torch.long).split(batch_size):
             image, label = features[chunk].to(accelerator.device), labels[chunk].to(accelerator.device)
             output = learner(image, text)
             cosines = output.logits / learner.backbone.scale
@@ -285,6 +284,7 @@ def evaluate(
         class_similarity=float(table[:, 1].mean()),
         modal_similarity=float(table[:, 2].mean()),
         images=count,
+        predictions=torch.stack([predictions, target], dim=1),
     )
 
 

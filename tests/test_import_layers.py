@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "recipes",
     "options": "config",
     "records": "config errors files",
+    "predictions": "errors files",
     "checks": "config errors",
     "arguments": "errors",
     "metrics": "",
@@ -33,10 +34,11 @@ MAY_IMPORT: dict[str, str] = {
     "train": "checkpoint data errors learners losses metrics processes",
     "trackers": "errors",
     "build": "clip config data errors files learners losses metrics processes trackers train",
-    "report": "config errors files metrics recipes records",
+    "report": "config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners metrics options processes records trackers train"
+        "build checks config data errors files learners metrics options predictions processes records "
+        "trackers train"
     ),
     "companion": "build checks config data errors files losses metrics records train",
     "commands": "companion config options predict protocols report",

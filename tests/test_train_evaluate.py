@@ -114,9 +114,7 @@ def test_text_is_encoded_once_unless_it_depends_on_the_image(monkeypatch: pytest
 
 
 def test_nothing_to_evaluate_is_an_error() -> None:
-    with pytest.raises(
-        ValueError, match=r"Expected features \[N, D\] and labels \[N\], N above 0, got 0 and 0"
-    ):
+    with pytest.raises(ValueError, match=r"Expected features \[N, D\] and labels \[N\], N > 0, got 0 and 0"):
         evaluate(coop(NAMES), torch.zeros(0, 12), torch.zeros(0, dtype=torch.long), cpu())
     with pytest.raises(ValueError, match="got 2 and 3"):
         evaluate(coop(NAMES), torch.zeros(2, 12), torch.zeros(3, dtype=torch.long), cpu())

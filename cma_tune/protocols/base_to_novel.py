@@ -26,14 +26,23 @@ def base_to_novel(config: BaseToNovelConfig, setup: Setup | None = None) -> list
             no test images; see also `check`, `Setup`, `each_run`.
     """
     check(config)
+    check_context(config)
+    setup = setup or Setup(config)
+    _check_halves(setup)
+    return each_run(PROTOCOL, config, setup, _one)
+
+
+def check_context(config: BaseToNovelConfig) -> None:
+    """Check that what is learned can go to other classes.
+
+    Raises:
+        UserError: it can't.
+    """
     if config.context.per_class:
         raise UserError(
             "Expected a shared context for base-to-novel, got class-specific ones, "
             "which novel classes can't take; set --context.per_class false."
         )
-    setup = setup or Setup(config)
-    _check_halves(setup)
-    return each_run(PROTOCOL, config, setup, _one)
 
 
 def _check_halves(setup: Setup) -> None:
@@ -78,4 +87,4 @@ def _one(setup: Setup, run: Run) -> Record:
     }
     by_class = {"base": per_class(on_base, base_split.class_names), "novel": per_class(on_novel, novel_names)}
     record = make_record(setup, run, figures, by_class, training, base_split)
-    return leave(setup, run, record, learner)
+    return leave(setup, run, record, learner, {"base": on_base, "novel": on_novel})

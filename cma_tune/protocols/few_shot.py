@@ -36,4 +36,4 @@ def _one(setup: Setup, run: Run) -> Record:
     }
     by_class = {"test": per_class(result, split.class_names)}
     record = make_record(setup, run, figures, by_class, training, split)
-    return leave(setup, run, record, learner)
+    return leave(setup, run, record, learner, {"test": result})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
+from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import check_choices, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
@@ -167,8 +168,21 @@ def make_record(
     )
 
 
-def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None = None) -> Record:
-    """Write prompt and record, then drop the checkpoint: in this order a kill loses nothing.
+def leave(
+    setup: Setup,
+    run: Run,
+    record: Record,
+    learner: ContextLearner | None = None,
+    tested: Mapping[str, Evaluation] | None = None,
+) -> Record:
+    """Write prompt, predictions and record, then drop the checkpoint: in this order a kill loses nothing.
+
+    Args:
+        setup: processes.
+        run: says where.
+        record: of the run.
+        learner: what was learned, if anything.
+        tested: evaluations whose predictions are stored, by the name of the test list, as in `per_class`.
 
     Raises:
         NonFiniteLossError: the last steps spoilt what was learned, so that a figure is no number; nothing is
@@ -192,6 +206,8 @@ def leave(setup: Setup, run: Run, record: Record, learner: ContextLearner | None
                 "figures": record.figures,
             }
             save_prompt(learner, run.prompt_folder(), provenance)
+        if tested:
+            save_predictions(folder, {name: result.predictions for name, result in tested.items()})
         save_record(folder, record)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     setup.accelerator.wait_for_everyone()

@@ -12,6 +12,7 @@ from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
 from cma_tune.learners.saving import CARD, WEIGHTS
+from cma_tune.predictions import FILE as PREDICTIONS
 from cma_tune.records import Record, finished_record, save_record
 
 ON = "few-shot validation images"
@@ -88,7 +89,7 @@ def select_weights(chosen: Sequence[Run], setup: Setup, records: Sequence[Record
             record = _selected(run, [r for r in records if (r.shots, r.seed) == place])
             if setup.accelerator.is_main_process:
                 best = replace(config, weights=[record.weight], select_weight=False)
-                _copy_prompt(replace(run, config=best), run)
+                _copy_results(replace(run, config=best), run)
                 save_record(run.folder(), record)
             setup.accelerator.wait_for_everyone()
         setup.say(f"{run.folder()}: λ={record.weight:g} by validation, {record.headline()}")
@@ -107,12 +108,12 @@ def _selected(run: Run, candidates: Sequence[Record]) -> Record:
     return replace(best, run=run.digest(), selection=selection, config=config)
 
 
-def _copy_prompt(best: Run, run: Run) -> None:
-    """The chosen λ's prompt beside the choice's record, so that it is found where the record is."""
-    for name in (WEIGHTS, CARD):
-        source = best.prompt_folder() / name
+def _copy_results(best: Run, run: Run) -> None:
+    """The chosen λ's prompt and predictions beside the choice's record, so that they are found there."""
+    for name in (f"{run.prompt_folder().name}/{WEIGHTS}", f"{run.prompt_folder().name}/{CARD}", PREDICTIONS):
+        source = best.folder() / name
         if source.is_file():  # a prompt that was taken away does not make the record less true
-            write_atomically(run.prompt_folder() / name, partial(shutil.copyfile, source))
+            write_atomically(run.folder() / name, partial(shutil.copyfile, source))
 
 
 def choose(candidates: Sequence[Record]) -> Record:

@@ -12,7 +12,7 @@ from cma_tune.learners import ZeroShot
 from cma_tune.metrics import harmonic_mean
 from cma_tune.protocols.runs import class_half, finished, leave, make_record, per_class
 from cma_tune.records import Record
-from cma_tune.train import evaluate
+from cma_tune.train import Evaluation, evaluate
 
 
 def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
@@ -36,14 +36,18 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
     }
-    figures |= _halves(setup, learner, config.eval_batch_size)
+    halves = _halves(setup, learner, config.eval_batch_size)
+    if halves:
+        base, novel = (half.accuracy for half in halves.values())
+        mean = harmonic_mean(base, novel)
+        figures |= {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": mean}
     record = make_record(setup, run, figures, {"test": per_class(result, class_names)})
-    leave(setup, run, record)
+    leave(setup, run, record, tested={"test": result, **halves})
     setup.say(f"{run.folder()}: {record.headline()}")
     return record
 
 
-def _halves(setup: Setup, learner: ZeroShot, batch_size: int) -> dict[str, float]:
+def _halves(setup: Setup, learner: ZeroShot, batch_size: int) -> dict[str, Evaluation]:
     """What learned prompts are measured against base-to-novel: each half among its own names alone.
 
     Nothing where a half has no test images, or there is but one class.
@@ -52,12 +56,11 @@ def _halves(setup: Setup, learner: ZeroShot, batch_size: int) -> dict[str, float
     features, labels = setup.test_features()
     if len(names) < 2:
         return {}
-    accuracies = []
-    for half in base_novel_labels(len(names)):
+    tested: dict[str, Evaluation] = {}
+    for name, half in zip(("base", "novel"), base_novel_labels(len(names)), strict=True):
         images, relabelled = class_half(features, labels, half)
         if not len(relabelled):
             return {}
         chosen = learner.for_classes([names[label] for label in half])
-        accuracies.append(evaluate(chosen, images, relabelled, setup.accelerator, batch_size).accuracy)
-    base, novel = accuracies
-    return {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": harmonic_mean(base, novel)}
+        tested[name] = evaluate(chosen, images, relabelled, setup.accelerator, batch_size)
+    return tested
