@@ -12,8 +12,9 @@ from cma_tune.data.catalog import (
     check_dataset_name,
     check_templates,
     known_names,
-    locate,
 )
+from cma_tune.data.class_names import class_names, wnids
+from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import load_dataset
 from cma_tune.data.splits import Split, base_novel_labels, prompt_name
 from cma_tune.errors import UserError, nearest
@@ -83,8 +84,7 @@ def test_prompt_name() -> None:
 
 def test_an_unknown_dataset_gets_the_nearest_name() -> None:
     for name in known_names():
-        if name not in ("imagenet", "fgvc_aircraft"):
-            check_dataset_name(name)
+        check_dataset_name(name)
     with pytest.raises(UserError) as caught:
         check_dataset_name("Caltech_101")
     message = str(caught.value)
@@ -101,13 +101,84 @@ def test_nearest_ignores_case_and_stays_silent_on_strangers() -> None:
     assert nearest("qqq", ["RN50"]) == ""
 
 
-@pytest.mark.parametrize("name", ["imagenet", "fgvc_aircraft"])
-def test_datasets_without_a_split_file_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"got '{name}'.*folder:PATH or csv:FILE"):
-        check_dataset_name(name)
-    (tmp_path / CATALOG[name].folder).mkdir()
-    with pytest.raises(UserError, match="split file"):
-        locate(CATALOG[name], tmp_path)
+def imagenet(root: Path, wnids: list[str]) -> Path:
+    """An ImageNet of one or two images a class and part; the names hold their label."""
+    for part in ("train", "val"):
+        for number, wnid in enumerate(wnids):
+            (root / "imagenet/images" / part / wnid).mkdir(parents=True)
+            for image in ("b.JPEG", "a.JPEG") if number < 2 else ("b.JPEG",):
+                (root / "imagenet/images" / part / wnid / image).touch()
+    lines = [f"{wnid} name of {number}\n" for number, wnid in enumerate(wnids)]
+    (root / "imagenet/classnames.txt").write_text("".join(lines))
+    return root
+
+
+def test_imagenet_and_its_variants_from_folders(tmp_path: Path) -> None:
+    ids = wnids("imagenet")
+    split = load_dataset("imagenet", imagenet(tmp_path, ids)).split
+    first = [f"train/{ids[0]}/a.JPEG", f"train/{ids[0]}/b.JPEG", f"train/{ids[1]}/a.JPEG"]
+    assert [i.key for i in split.train[:3]] == first
+    assert split.class_names[999] == "name of 999" and split.test[-1].label == 999 and split.val == ()
+    assert len(few_shot_split(split, 1, 1).train) == 1000
+
+    matched = tmp_path / "imagenetv2/imagenetv2-matched-frequency-format-val"
+    for number in range(1000):
+        (matched / str(number)).mkdir(parents=True)
+        (matched / str(number) / "x.jpeg").touch()
+    split = load_dataset("imagenetv2", tmp_path).split
+    assert (
+        [i.label for i in split.test] == [int(i.key.split("/")[0]) for i in split.test] == list(range(1000))
+    )
+    assert split.class_names[10] == "name of 10"  # of ImageNet's own classnames.txt
+    with pytest.raises(UserError, match="test images alone; learn on another"):
+        few_shot_split(split, 1, 1)
+
+    rendition = tmp_path / "imagenet-rendition/imagenet-r"
+    for wnid in wnids("imagenet_r"):
+        (rendition / wnid).mkdir(parents=True)
+        (rendition / wnid / "art_0.jpg").touch()
+    (rendition / "README.txt").touch()
+    split = load_dataset("imagenet_r", tmp_path).split
+    assert len(split.class_names) == 200
+    assert split.class_names[5] == f"name of {ids.index(wnids('imagenet_r')[5])}"
+    (rendition / "n99999999").mkdir()
+    with pytest.raises(UserError, match=r"200 class folders of 'imagenet_r' in .*1 others \('n99999999'"):
+        load_dataset("imagenet_r", tmp_path)
+    (tmp_path / "imagenet/classnames.txt").write_text("n01440764 tench")
+    with pytest.raises(UserError, match=r"'WNID NAME' in 1000 lines of .*classnames.txt, got 1 such"):
+        load_dataset("imagenetv2", tmp_path)
+
+
+def test_imagenets_names_come_from_the_package_where_no_file_says_them(tmp_path: Path) -> None:
+    (imagenet(tmp_path, wnids("imagenet")) / "imagenet/classnames.txt").unlink()
+    dataset = load_dataset("imagenet", tmp_path)
+    assert dataset.split.class_names[0] == "tench" and "the package carries" in dataset.origin
+
+
+def test_aircraft_from_its_lists(tmp_path: Path) -> None:
+    folder = tmp_path / "fgvc_aircraft"
+    (folder / "images").mkdir(parents=True)
+    variants = class_names("fgvc_aircraft")[::-1]  # another order than the package's
+    (folder / "variants.txt").write_text("\n".join(variants))
+    with pytest.raises(UserError, match=r"list of images and classes at .*images_variant_train.txt"):
+        load_dataset("fgvc_aircraft", tmp_path)
+    for number, part in enumerate(("train", "val", "test")):
+        lines = [f"{number}{label:03d} {name}" for label, name in enumerate(variants)]
+        (folder / f"images_variant_{part}.txt").write_text("\n".join(lines))
+        for label in range(100):
+            (folder / f"images/{number}{label:03d}.jpg").touch()
+    split = load_dataset("fgvc_aircraft", tmp_path).split
+    assert split.class_names == tuple(variants)
+    assert [(i.key, i.label) for i in split.val[:2]] == [("1000.jpg", 0), ("1001.jpg", 1)]
+    (folder / "images/2007.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 are absent \(first: 2007.jpg\)"):
+        load_dataset("fgvc_aircraft", tmp_path)
+    (folder / "images_variant_val.txt").write_text("0001 Zeppelin")
+    with pytest.raises(UserError, match=r"images_variant_val.txt, got '0001 Zeppelin'"):
+        load_dataset("fgvc_aircraft", tmp_path)
+    (folder / "variants.txt").write_text("707-320")
+    with pytest.raises(UserError, match=r"Expected 100 different variants .* got 1"):
+        load_dataset("fgvc_aircraft", tmp_path)
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {} of {}", "a {0}", "a {} {x}", "a {} }", "a {{}}"])

@@ -1,4 +1,4 @@
-"""The eleven datasets of the prompt-learning literature: folders, split files, templates, sizes."""
+"""The eleven datasets of the literature and ImageNet's variants: folders, split files, templates, sizes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class CatalogEntry:
     Attributes:
         folder: folder below the data root that holds the split file.
         images: image folder, relative to `folder`; paths in the split file are relative to it.
-        split_file: name of the split file in `folder`, or None where the literature has none.
+        split_file: name of the split file in `folder`, or None where folders or lists say the split.
         split_drive_id: id of the split file on Google Drive.
         template: zero-shot prompt with one ``{}`` for the class name.
         classes: number of classes.
         sizes: images in train, validation and test.
+
+    `layouts.read_layout` reads each of them.
     """
 
     name: str
@@ -31,7 +33,7 @@ class CatalogEntry:
     split_drive_id: str | None
     template: str
     classes: int
-    sizes: tuple[int, int, int] | None
+    sizes: tuple[int, int, int]
 
     def split_url(self) -> str:
         """Where the split file is to be had."""
@@ -47,7 +49,8 @@ _PHOTO = "a photo of a {}."
 CATALOG: dict[str, CatalogEntry] = {
     entry.name: entry
     for entry in (
-        CatalogEntry("imagenet", "imagenet", "images", None, None, _PHOTO, 1000, None),
+        # The literature validates on ImageNet's test images; here it has no validation images instead.
+        CatalogEntry("imagenet", "imagenet", "images", None, None, _PHOTO, 1000, (1_281_167, 0, 50_000)),
         CatalogEntry(
             "caltech101",
             "caltech-101",
@@ -150,43 +153,60 @@ CATALOG: dict[str, CatalogEntry] = {
         ),
     )
 }
+"""The eleven datasets."""
+
+VARIANTS: dict[str, CatalogEntry] = {
+    entry.name: entry
+    for entry in (
+        CatalogEntry(
+            "imagenetv2",
+            "imagenetv2",
+            "imagenetv2-matched-frequency-format-val",
+            None,
+            None,
+            _PHOTO,
+            1000,
+            (0, 0, 10_000),
+        ),
+        CatalogEntry(
+            "imagenet_sketch", "imagenet-sketch", "images", None, None, _PHOTO, 1000, (0, 0, 50_889)
+        ),
+        CatalogEntry(
+            "imagenet_a", "imagenet-adversarial", "imagenet-a", None, None, _PHOTO, 200, (0, 0, 7_500)
+        ),
+        CatalogEntry(
+            "imagenet_r", "imagenet-rendition", "imagenet-r", None, None, _PHOTO, 200, (0, 0, 30_000)
+        ),
+    )
+}
+"""Test images alone, for what was learned on ImageNet."""
+
+ENTRIES: dict[str, CatalogEntry] = {**CATALOG, **VARIANTS}
+"""All that is read from the community's folders."""
 
 SOURCE_PREFIXES = ("folder:", "csv:", "hub:")
 """General sources: ``folder:PATH``, ``csv:FILE``, ``hub:REPO_OR_FOLDER``."""
 
 
 def known_names() -> list[str]:
-    """Every dataset that can be named without a prefix: the embedded ones, then the eleven."""
-    return [*BUILTIN_NAMES, *CATALOG]
+    """Every dataset that can be named without a prefix: embedded, the eleven, ImageNet's variants."""
+    return [*BUILTIN_NAMES, *ENTRIES]
 
 
 def check_dataset_name(name: str) -> None:
     """Check a ``--dataset`` value without loading anything.
 
     Raises:
-        UserError: the name is unknown (with the nearest known one), or its dataset has no split file.
+        UserError: the name is unknown (with the nearest known one), or nothing follows a prefix.
     """
     if name.startswith(SOURCE_PREFIXES):
         if not name.split(":", 1)[1]:
             raise UserError(f"Expected a path or repository after '{name}', got nothing; add it.")
-        return
-    if name not in known_names():
+    elif name not in known_names():
         raise UserError(
             f"Expected a dataset out of {', '.join(known_names())}, or folder:PATH, csv:FILE, hub:REPO, "
             f"got '{name}'{nearest(name, known_names())}."
         )
-    if name in CATALOG:
-        _split_file_name(CATALOG[name])
-
-
-def _split_file_name(entry: CatalogEntry) -> str:
-    if entry.split_file is None:
-        raise UserError(
-            f"Expected a dataset with a split file, got '{entry.name}', whose split the literature takes "
-            "from elsewhere and which can't be read from the folder layout yet; "
-            "use folder:PATH or csv:FILE for it."
-        )
-    return entry.split_file
 
 
 def check_templates(templates: Iterable[str]) -> None:
@@ -215,29 +235,32 @@ IMAGES_FROM = {
     "eurosat": "https://github.com/phelber/EuroSAT",
     "ucf101": "https://drive.google.com/file/d/10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O (mid-frames)",
     "imagenet": "https://www.image-net.org",
+    "imagenetv2": "https://huggingface.co/datasets/vaishaal/ImageNetV2",
+    "imagenet_sketch": "https://github.com/HaohanWang/ImageNet-Sketch",
+    "imagenet_a": "https://github.com/hendrycks/natural-adv-examples",
+    "imagenet_r": "https://github.com/hendrycks/imagenet-r",
 }
 """Where the images of each dataset are to be had."""
 
 
-def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
-    """Paths of the split file and the image folder below `root`.
+def locate(entry: CatalogEntry, root: Path) -> Path:
+    """The dataset's folder below `root`, with its split file and its image folder in it.
 
     Raises:
-        UserError: one of them is missing, with where to get it, or the dataset has no split file.
+        UserError: one of them is missing, with where to get it.
     """
-    split_name = _split_file_name(entry)
     folder = root / entry.folder
     if not folder.is_dir():
+        split = f" and the split file from {entry.split_url()} into {folder}" if entry.split_file else ""
         raise UserError(
             f"Expected the folder of '{entry.name}' at {folder}, but it does not exist; "
             f"name another --data-root, or get the images from {IMAGES_FROM[entry.name]} into "
-            f"{folder / entry.images} and the split file from {entry.split_url()} into {folder}."
+            f"{folder / entry.images}{split}."
         )
-    split_file = folder / split_name
-    if not split_file.is_file():
+    if entry.split_file is not None and not (folder / entry.split_file).is_file():
         raise UserError(
-            f"Expected the split file of '{entry.name}' at {split_file}, but it does not exist; "
-            f"{entry.where_to_get_split()}."
+            f"Expected the split file of '{entry.name}' at {folder / entry.split_file}, "
+            f"but it does not exist; {entry.where_to_get_split()}."
         )
     images = folder / entry.images
     if not images.is_dir():
@@ -245,4 +268,4 @@ def locate(entry: CatalogEntry, root: Path) -> tuple[Path, Path]:
             f"Expected the images of '{entry.name}' in {images}, but there is no such folder; "
             f"get them from {IMAGES_FROM[entry.name]} and unpack them there."
         )
-    return split_file, images
+    return folder

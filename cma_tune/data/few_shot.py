@@ -37,13 +37,18 @@ def few_shot_split(split: Split, shots: int, seed: int, allow_fewer: bool = Fals
     equal to the published index files for every seed from 0).
 
     Raises:
-        UserError: a class has fewer training images than `shots` and `allow_fewer` is off, shots < 1 or
-            seed < 0.
+        UserError: a class has fewer training images than `shots` and `allow_fewer` is off, there are none at
+            all, shots < 1 or seed < 0.
     """
     if shots < 1:
         raise UserError(f"Expected at least 1 shot, got {shots}; use zero-shot for none.")
     if seed < 0:  # Python's generator would silently give the picks of -seed
         raise UserError(f"Expected a seed of at least 0, got {seed}.")
+    if not split.train:
+        raise UserError(
+            "Expected training images to pick shots from, got a dataset of test images alone; "
+            "learn on another dataset and test on this one."
+        )
     if not allow_fewer:
         groups = by_class(split.train)
         few = {

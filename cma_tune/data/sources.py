@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cma_tune.data.builtin import BUILTIN_NAMES, load_builtin
-from cma_tune.data.catalog import CATALOG, check_dataset_name, check_templates, locate
+from cma_tune.data.catalog import ENTRIES, check_dataset_name, check_templates
 from cma_tune.data.dataset import (
     DEFAULT_TEMPLATE,
     BuiltinImages,
@@ -18,12 +18,12 @@ from cma_tune.data.dataset import (
     FileImages,
     ImageSource,
     SourceOptions,
-    check_images_exist,
 )
+from cma_tune.data.hub_form import is_hub_root, read_hub
+from cma_tune.data.layouts import read_layout
 from cma_tune.data.listings import csv_file, image_folder
-from cma_tune.data.splits import Item, Split, check_split, read_coop_split
+from cma_tune.data.splits import Item, Split, check_split
 from cma_tune.data.tables import TableImages, hub_table
-from cma_tune.errors import UserError
 
 __all__ = [
     "DEFAULT_TEMPLATE",
@@ -51,8 +51,9 @@ def load_dataset(
     Args:
         name: an embedded dataset, a key of the catalogue, ``folder:PATH``, ``csv:FILE`` or
             ``hub:REPO_OR_FOLDER``.
-        root: folder that holds the folders of the catalogue.
-        options: columns, splits and class names of the general sources.
+        root: folder that holds the folders of the catalogue; ``hub:``, ``hub:FOLDER`` or ``hub:ORG/REPO`` for
+            the Hub's form of them (`read_hub`).
+        options: columns, splits and class names of the general sources and the Hub's form.
         templates: prompts that replace the dataset's own.
 
     Raises:
@@ -62,8 +63,11 @@ def load_dataset(
     check_templates(templates)
     if name in BUILTIN_NAMES:
         dataset = _builtin(name)
-    elif name in CATALOG:
-        dataset = _folder_layout(name, root.expanduser())
+    elif name in ENTRIES:
+        if is_hub_root(root):
+            dataset = read_hub(name, root, options or SourceOptions())
+        else:
+            dataset = read_layout(name, root.expanduser())
     else:
         kind, place = name.split(":", 1)
         dataset = _GENERAL[kind](name, place, options or SourceOptions())
@@ -78,16 +82,3 @@ def _builtin(name: str) -> Dataset:
     )
     split = check_split(Split(train, val, test, data.class_names), name)
     return Dataset(name, split, BuiltinImages(name), data.templates, f"embedded, version {data.version}")
-
-
-def _folder_layout(name: str, root: Path) -> Dataset:
-    entry = CATALOG[name]
-    split_file, images = locate(entry, root)
-    split = read_coop_split(split_file, name)
-    if len(split.class_names) != entry.classes:
-        raise UserError(
-            f"Expected {entry.classes} classes of '{name}' in {split_file}, got {len(split.class_names)}; "
-            f"{entry.where_to_get_split()}."
-        )
-    check_images_exist(split, images, split_file)
-    return Dataset(name, split, FileImages(images), (entry.template,), f"published split {entry.split_file}")

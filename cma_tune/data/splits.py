@@ -79,11 +79,11 @@ def base_novel_labels(classes: int) -> tuple[list[int], list[int]]:
     return list(range(half)), list(range(half, classes))
 
 
-def check_split(split: Split, name: str) -> Split:
+def check_split(split: Split, name: str, test_only: bool = False) -> Split:
     """Return `split` if its labels have class names and every image is where it should be.
 
     Train and test must hold images, no image may come twice in a part, and no training image may come again
-    in validation or test. Validation may be test itself, as in the literature's ImageNet.
+    in validation or test. Validation may be test itself. With `test_only` there may be no training images.
 
     Raises:
         UserError: otherwise, with what was found.
@@ -98,7 +98,7 @@ def check_split(split: Split, name: str) -> Split:
                 f"got {', '.join(map(str, wrong[:3]))} in its {part} part; "
                 "make the labels match the class names."
             )
-        if not items and part != "val":
+        if not items and (part == "test" or (part == "train" and not test_only)):
             raise UserError(f"Expected images in the {part} part of '{name}', got none; check the split.")
     return split
 

@@ -53,14 +53,14 @@ def hub_table(name: str, place: str, options: SourceOptions) -> Dataset:
         UserError: it can't be opened, a part or column is missing, labels are missing or of another kind, or
             do not match the class names.
     """
-    table = _open_table(place)
+    table = open_table(place)
     found = find_parts(options, list(table), place)
     if not found:
         raise UserError(
             f"Expected parts {options.train_split} and {options.test_split} in {place}, "
             f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
         )
-    tables = {own: _with_images(table[own], own, place, options) for own in found.values()}
+    tables = {own: with_images(table[own], own, place, options) for own in found.values()}
     names, labels = _labels(tables, place, options)
     parts = {
         part: [Item(f"{own}/{row:07d}", label) for row, label in enumerate(labels[own])]
@@ -70,7 +70,7 @@ def hub_table(name: str, place: str, options: SourceOptions) -> Dataset:
     return Dataset(name, split, TableImages(tables, options.image_column), (DEFAULT_TEMPLATE,), origin)
 
 
-def _with_images(table: Any, part: str, place: str, options: SourceOptions) -> Any:
+def with_images(table: Any, part: str, place: str, options: SourceOptions) -> Any:
     """The table with its image column typed as images; both columns must be there."""
     import datasets
 
@@ -122,7 +122,7 @@ def _labels(
     return names, {part: [label_of_number[value] for value in own] for part, own in values.items()}
 
 
-def _open_table(place: str) -> Mapping[str, Any]:
+def open_table(place: str) -> Mapping[str, Any]:
     """Parts by name, from the Hub, a folder of parquet files or images, or ``save_to_disk``'s folder."""
     import datasets
 
