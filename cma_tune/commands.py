@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
-from cma_tune.options import FeaturesConfig, PredictConfig, QuickstartConfig, ReportConfig, WordsConfig
+from cma_tune.options import (
+    FeaturesConfig,
+    GridConfig,
+    PredictConfig,
+    QuickstartConfig,
+    ReportConfig,
+    WordsConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,12 @@ def _base_to_novel(config: BaseToNovelConfig) -> None:
     base_to_novel(config)
 
 
+def _grid(config: GridConfig) -> None:
+    from cma_tune.protocols.grid import grid
+
+    grid(config)
+
+
 def _features(config: FeaturesConfig) -> None:
     from cma_tune.protocols.features import features
 
@@ -46,7 +59,7 @@ def _features(config: FeaturesConfig) -> None:
 def _report(config: ReportConfig) -> None:
     from cma_tune.report import report
 
-    report(config.folder, config.format, config.figures)
+    report(config.folder, config.format, config.figures, config.against, config.compare)
 
 
 def _predict(config: PredictConfig) -> None:
@@ -71,6 +84,7 @@ COMMANDS: dict[str, Command] = {
     "zero-shot": Command(ZeroShotConfig, _zero_shot),
     "few-shot": Command(FewShotConfig, _few_shot),
     "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
+    "grid": Command(GridConfig, _grid, "protocol"),
     "features": Command(FeaturesConfig, _features, "action"),
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),

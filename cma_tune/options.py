@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from cma_tune.config import AugmentConfig, Precision, SourceConfig
+from cma_tune.config import AugmentConfig, FewShotConfig, Precision, SourceConfig
 
 # Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
 
@@ -56,6 +56,36 @@ class FeaturesConfig:
 
 
 @dataclass
+class GridConfig(FewShotConfig):
+    """A protocol over datasets, shots, seeds and λ; what was killed goes on when it is started again.
+
+    Attributes:
+        protocol: few-shot or base-to-novel; all options of it hold.
+        datasets: names as in --dataset, or all for the literature's eleven; by default that of --dataset.
+        zero_shot: also run zero-shot on every dataset.
+        workers: processes that share the runs, each on one device, or jobs of the cluster; 0 is this process.
+        decode_workers: processes that decode images, in each of them.
+        cluster: submit jobs through submitit: slurm, or local to try it out.
+        partition: of slurm.
+        time: minutes a job may take; what is not done by then goes on in another one.
+        gpus: of a job.
+        cpus: of a job.
+        dry_run: list the runs, done and to do, and estimate the time.
+    """
+
+    protocol: Literal["few-shot", "base-to-novel"] = "few-shot"
+    datasets: list[str] = field(default_factory=list)
+    zero_shot: bool = False
+    decode_workers: int = 0
+    cluster: Optional[Literal["slurm", "local"]] = None  # noqa: UP045
+    partition: Optional[str] = None  # noqa: UP045
+    time: int = 240
+    gpus: int = 1
+    cpus: int = 4
+    dry_run: bool = False
+
+
+@dataclass
 class ReportConfig:
     """Tables and figures from the records below a folder.
 
@@ -63,11 +93,15 @@ class ReportConfig:
         folder: folder with records.
         format: of the table.
         figures: folder for the figures; by default the records' folder.
+        against: the published figures beside ours.
+        compare: paired tests between two methods, such as coop,cma or coop,coop+cma-0.3.
     """
 
     folder: str
     format: Literal["text", "csv", "markdown", "latex"] = "text"
     figures: Optional[str] = None  # noqa: UP045
+    against: Optional[Literal["paper"]] = None  # noqa: UP045
+    compare: list[str] = field(default_factory=list)
 
 
 @dataclass

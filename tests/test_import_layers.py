@@ -37,8 +37,8 @@ MAY_IMPORT: dict[str, str] = {
     "report": "config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners metrics options predictions processes records "
-        "trackers train"
+        "build checks config data errors files learners metrics options predictions processes recipes "
+        "records trackers train"
     ),
     "companion": "build checks config data errors files losses metrics records train",
     "commands": "companion config options predict protocols report",

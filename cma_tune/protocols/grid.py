@@ -1,0 +1,238 @@
+"""A grid: a protocol over datasets, shots, seeds and λ, in this process, in several, or on a cluster.
+
+Every process, wherever it runs, does the same: it goes over all tasks and does those that have no record and
+that no other process holds a lock on. So nothing is planned ahead, processes may come and go, and a grid that
+was killed goes on by being started again. A process does run after run, dataset by dataset, because dataset,
+backbone and image features are then loaded once for many runs; it takes single runs, not whole datasets, so
+that a large dataset does not leave the others waiting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cma_tune.build import Setup
+from cma_tune.config import BaseToNovelConfig, FewShotConfig
+from cma_tune.errors import UserError
+from cma_tune.options import GridConfig
+from cma_tune.protocols.base_to_novel import base_to_novel
+from cma_tune.protocols.few_shot import few_shot
+from cma_tune.protocols.grid_plan import (
+    Task,
+    failure,
+    forget_failures,
+    plan,
+    run_config,
+    write_failure,
+)
+from cma_tune.protocols.grid_progress import Progress, preview
+from cma_tune.protocols.grid_workers import Worker, start_workers
+from cma_tune.protocols.zero_shot import zero_shot
+from cma_tune.records import Record, finished_record
+
+log = logging.getLogger(__name__)
+
+HERE = -1
+"""Number of the process that the command runs in; workers count from 0."""
+
+POLL = 0.5
+"""Seconds between two looks at what others do."""
+
+DIED = "the process that ran it was killed or died, perhaps for want of memory"
+
+
+def grid(config: GridConfig) -> None:
+    """Run what has no record yet, say how it goes, and print a summary.
+
+    Raises:
+        UserError: see `plan` and `start_workers`; the mistakes of single runs are in the summary instead.
+        SystemExit: with 1, a run failed.
+    """
+    tasks = plan(config)
+    records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
+    if config.dry_run:
+        print(preview(tasks, records, config.workers))
+        return
+    forget_failures(tasks)
+    progress = Progress(tasks, records)
+    if records:
+        print(f"{len(records)} of {len(tasks)} runs finished before", flush=True)
+    if not progress.open:
+        pass
+    elif config.workers or config.cluster:
+        watch(start_workers(config, len(progress.open)), progress)
+    else:
+        work(config, progress.open, progress.settle)
+    print(progress.summary())
+    if progress.failed:
+        print("the same command tries the failed ones again")
+        raise SystemExit(1)
+
+
+def watch(workers: Sequence[Worker], progress: Progress) -> None:
+    """Say what the workers have done until all of them have ended."""
+    try:
+        while True:
+            ended = all(worker.ended() for worker in workers)
+            for task in progress.open:
+                outcome = finished_record(task.run) or failure(task.run, final_only=not ended)
+                if outcome is not None:
+                    progress.settle(task, outcome)
+            if ended:
+                break
+            time.sleep(max(worker.poll for worker in workers))
+    except BaseException:
+        for worker in workers:
+            worker.stop()
+        raise
+    reasons = [reason for worker in workers if (reason := worker.trouble())]
+    for task in progress.open:
+        progress.settle(task, reasons[0] if reasons else DIED)
+
+
+def work(
+    config: GridConfig,
+    tasks: Sequence[Task],
+    told: Callable[[Task, Record | str], None] = lambda task, outcome: None,
+    number: int = HERE,
+) -> None:
+    """Do all tasks that have no record and that no other process is at.
+
+    A worker leaves those that others are at to them; the process of the command waits for them, since it has
+    to tell how they ended.
+
+    Args:
+        config: the grid's.
+        tasks: in the order in which this process takes them.
+        told: called with every task that ended, wherever.
+        number: of the worker.
+    """
+    left, bench = list(tasks), _Bench(config)
+    while left:
+        held = []
+        for task in left:
+            outcome = _attempt(config, task, bench, number)
+            if outcome is None:
+                held.append(task)
+            else:
+                told(task, outcome)
+        if len(held) == len(left):
+            if number != HERE:
+                return
+            time.sleep(POLL)
+        left = held
+
+
+def _attempt(config: GridConfig, task: Task, bench: _Bench, number: int) -> Record | str | None:
+    """The record of one task, or why there is none; None while others are at it."""
+    with _alone(config, task.run.digest()) as alone:
+        if not alone:
+            return None
+        run = task.run
+        try:
+            record = finished_record(run)
+            if record is not None:
+                return record
+            why = failure(run)
+            if why is not None:
+                return _failed(task, why, number)  # nobody is at it, so that it is final
+            for needed in task.needs:
+                if finished_record(needed) is None:
+                    why = failure(needed, final_only=True)
+                    return _failed(task, f"a λ to choose among failed ({why})", number) if why else None
+            write_failure(run, DIED, number, final=False)  # for the others, should this process die
+            record = bench.do(task)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                log.exception("%s failed", run.folder())
+            return _failed(task, _reason(error), number)
+        forget_failures([task])
+        return record
+
+
+def _failed(task: Task, reason: str, number: int) -> str:
+    write_failure(task.run, reason, number, final=True)
+    return reason
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _alone(config: GridConfig, name: str, timeout: float = 0) -> Iterator[bool]:
+    """Whether no other process is at the same; one that dies lets go."""
+    path = Path(config.output) / "grid" / "locks" / f"{name[:32]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        yield True  # the file system knows no locks: runs may be done twice, with the same result
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+class _Bench:
+    """What the runs of one process share: the dataset at hand, and the backbone for all of them."""
+
+    def __init__(self, config: GridConfig) -> None:
+        self._config = config
+        self._dataset: str | None = None
+        self._setup: Setup | Exception | None = None
+        self._shared: dict[str, Any] = {}
+
+    def do(self, task: Task) -> Record:
+        """Run one task to its end."""
+        setup, config = self._setup_for(task.dataset), task.run.config
+        if isinstance(config, BaseToNovelConfig):
+            return base_to_novel(config, setup)[-1]  # a choice stands behind what it was made among
+        if isinstance(config, FewShotConfig):
+            return few_shot(config, setup)[-1]
+        return zero_shot(config, setup)
+
+    def _setup_for(self, dataset: str) -> Setup:
+        if dataset != self._dataset:
+            self._dataset, self._setup = dataset, None  # let go of one before the next is loaded
+            self._setup = self._load(dataset)
+        if isinstance(self._setup, Exception):
+            raise self._setup
+        assert self._setup is not None
+        return self._setup
+
+    def _load(self, dataset: str) -> Setup | Exception:
+        """The mistake is kept, so that it is not made again for every run of the dataset."""
+        try:
+            setup = _Quiet(run_config(self._config, dataset), **self._shared)
+            # One process encodes the test images, the others read what it stored.
+            with _alone(self._config, hashlib.sha256(dataset.encode()).hexdigest(), timeout=-1):
+                setup.test_features()
+        except Exception as error:
+            return error
+        self._shared = {"backbone": setup.backbone}
+        return setup
+
+
+class _Quiet(Setup):
+    """Leaves it to the grid to say how runs went."""
+
+    def say(self, text: str) -> None:
+        """Print what was encoded."""
+        if text.startswith("encoded"):
+            super().say(text)

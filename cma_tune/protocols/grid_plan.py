@@ -1,0 +1,185 @@
+"""What a grid consists of: its tasks in order, and why some have no record."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from cma_tune.checks import check
+from cma_tune.config import (
+    AugmentConfig,
+    BaseToNovelConfig,
+    ContextConfig,
+    FewShotConfig,
+    LossConfig,
+    OptimConfig,
+    Precision,
+    Run,
+    SourceConfig,
+    ZeroShotConfig,
+    expand,
+)
+from cma_tune.data.catalog import check_dataset_name
+from cma_tune.errors import UserError
+from cma_tune.files import read_json, write_json
+from cma_tune.options import GridConfig
+from cma_tune.protocols.base_to_novel import check_context
+from cma_tune.protocols.selection import choices
+from cma_tune.recipes import RELEASE_WEIGHTS
+from cma_tune.records import finished_record
+
+ELEVEN = tuple(RELEASE_WEIGHTS)
+"""The literature's datasets."""
+
+FAILURE = "failure.json"
+"""In the folder of a run: why it has no record."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is done at one go: one run, or the choice among the λ of some.
+
+    Attributes:
+        run: with one dataset, one number of shots and one seed.
+        needs: the runs that must have ended before, for a choice.
+    """
+
+    run: Run
+    needs: tuple[Run, ...] = ()
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self.run.config.dataset
+
+
+def plan(config: GridConfig) -> list[Task]:
+    """All tasks of a grid, dataset by dataset; the runs of one follow each other, so that they share it.
+
+    Raises:
+        UserError: a value is out of its range, a dataset's name is unknown or given twice, the release has no
+            λ for a dataset, two runs would share a folder, or a folder holds another run's record.
+    """
+    _check(config)
+    tasks: list[Task] = []
+    for name in dataset_names(config):
+        one = run_config(config, name)
+        check(one)
+        if isinstance(one, BaseToNovelConfig):
+            check_context(one)
+        if config.zero_shot:
+            shared = {entry.name: getattr(one, entry.name) for entry in fields(ZeroShotConfig)}
+            tasks.append(Task(Run("zero-shot", ZeroShotConfig(**shared))))
+        runs = expand(config.protocol, one)
+        tasks += [Task(run) for run in runs]
+        for choice in choices(runs) if config.select_weight else []:
+            needs = [run for run in runs if _place(run) == _place(choice)]
+            tasks.append(Task(choice, tuple(needs)))
+    _check_folders(tasks)
+    return tasks
+
+
+def _check(config: GridConfig) -> None:
+    names = dataset_names(config)
+    for name in names:
+        check_dataset_name(name)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"Expected every dataset of --datasets once, got '{twice[0]}' more than once.")
+    if not config.resume:
+        raise UserError(
+            "Expected a grid that goes on where it was stopped, got --resume false; "
+            "choose another --output to run it anew."
+        )
+    for flag, least in (("workers", 0), ("decode_workers", 0), ("gpus", 0), ("cpus", 1), ("time", 1)):
+        if getattr(config, flag) < least:
+            raise UserError(f"Expected --{flag} of at least {least}, got {getattr(config, flag)}.")
+    if config.partition is not None and config.cluster != "slurm":
+        raise UserError("Expected --cluster slurm with --partition, got none or another.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "Expected one process for a grid, got several of accelerate launch; "
+            "use --workers N, which gives every run a device of its own."
+        )
+
+
+def _check_folders(tasks: Iterable[Task]) -> None:
+    seen: dict[Path, Task] = {}
+    for task in tasks:
+        other = seen.setdefault(task.run.folder(), task)
+        if other is not task:
+            raise UserError(
+                f"Expected a folder for every run, but those of '{other.dataset}' and '{task.dataset}' "
+                f"would share {task.run.folder()}; rename one of them."
+            )
+        finished_record(task.run)
+
+
+def dataset_names(config: GridConfig) -> list[str]:
+    """The datasets a grid goes over."""
+    if config.datasets == ["all"]:
+        return list(ELEVEN)
+    return config.datasets or [config.dataset]
+
+
+def run_config(config: GridConfig, dataset: str) -> FewShotConfig:
+    """The config of the protocol for one dataset: what the runs would have without a grid."""
+    kind = BaseToNovelConfig if config.protocol == "base-to-novel" else FewShotConfig
+    content = {entry.name: getattr(config, entry.name) for entry in fields(kind)}
+    content |= {"dataset": dataset, "workers": config.decode_workers}
+    # As accelerate resolves it in a process of its own.
+    content["mixed_precision"] = config.mixed_precision or cast(
+        Precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    )
+    return kind(**content)
+
+
+def read_config(path: Path) -> GridConfig:
+    """A grid's config from the JSON that it was written to.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    content: dict[str, Any] = read_json(path, "the config of a grid")
+    nested = {"source": SourceConfig, "context": ContextConfig, "loss": LossConfig}
+    nested |= {"optim": OptimConfig, "augment": AugmentConfig}
+    return GridConfig(**{**content, **{name: kind(**content[name]) for name, kind in nested.items()}})
+
+
+def _place(run: Run) -> tuple[int, int]:
+    config = run.config
+    assert isinstance(config, FewShotConfig)
+    return config.shots[0], config.seeds[0]
+
+
+# What is known of a run from its folder alone, so that any process may ask.
+
+
+def write_failure(run: Run, reason: str, worker: int, final: bool) -> None:
+    """Leave why a run has no record. One that is not final holds only if its process dies."""
+    write_json(run.folder() / FAILURE, {"reason": reason, "worker": worker, "final": final})
+
+
+def failure(run: Run, final_only: bool = False) -> str | None:
+    """Why a run has no record, None if it was not tried."""
+    path = run.folder() / FAILURE
+    try:
+        content = read_json(path, "a failure") if path.is_file() else None
+        return content["reason"] if content and (content["final"] or not final_only) else None
+    except (UserError, KeyError, TypeError):
+        return None  # removed meanwhile
+
+
+def forget_failures(tasks: Iterable[Task], worker: int | None = None) -> None:
+    """Forget earlier failures, so that what failed is tried again; of one worker only those it died in."""
+    for task in tasks:
+        path = task.run.folder() / FAILURE
+        if worker is not None and path.is_file():
+            content = read_json(path, "a failure")
+            if content["final"] or content["worker"] != worker:
+                continue
+        path.unlink(missing_ok=True)

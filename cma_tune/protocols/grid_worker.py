@@ -1,0 +1,54 @@
+"""One worker of a grid, as a process: ``python -m cma_tune.protocols.grid_worker CONFIG NUMBER``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from cma_tune.protocols.grid import work
+from cma_tune.protocols.grid_plan import Task, forget_failures, plan, read_config
+from cma_tune.records import Record
+
+
+def work_from(path: Path, number: int) -> None:
+    """Do the runs of a grid that nobody else does.
+
+    Args:
+        path: the grid's config.
+        number: of this worker, from 0.
+    """
+    config = read_config(path)
+    tasks = plan(config)
+    forget_failures(tasks, worker=number)  # a job that was moved may go on with the run it was taken from
+    work(config, in_turn(tasks, number, config.workers), _say, number)
+
+
+def in_turn(tasks: Sequence[Task], number: int, count: int) -> list[Task]:
+    """The tasks, begun at another dataset by every worker, so that each stays with its own while it can."""
+    names = list(dict.fromkeys(task.dataset for task in tasks))
+    first = number * len(names) // count
+    order = {name: (place - first) % len(names) for place, name in enumerate(names)}
+    return sorted(tasks, key=lambda task: order[task.dataset])
+
+
+def _say(task: Task, outcome: Record | str) -> None:
+    text = outcome.headline() if isinstance(outcome, Record) else f"failed: {outcome}"
+    print(f"{task.run.folder()}: {text}", flush=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has: its end of the pipe closes then."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    work_from(Path(sys.argv[1]), int(sys.argv[2]))
