@@ -3,36 +3,71 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cma_tune.errors import UserError
-from cma_tune.records import find_records
+from cma_tune.records import find_results
 from cma_tune.report.comparison import comparison_sentence
 from cma_tune.report.figures import draw_figures
 from cma_tune.report.formats import format_tables
-from cma_tune.report.tables import build_tables
+from cma_tune.report.overview import overview_sheets
+from cma_tune.report.published import against_paper
+from cma_tune.report.sheets import Sheet, format_sheets
+from cma_tune.report.tables import Table, build_tables
 
 __all__ = ["build_tables", "comparison_sentence", "draw_figures", "format_tables", "report"]
 
 
-def report(folder: str, form: str = "text", figures: str | None = None) -> None:
+def report(
+    folder: str,
+    form: str = "text",
+    figures: str | None = None,
+    against: str | None = None,
+    compare: Sequence[str] = (),
+) -> None:
     """Print the tables of all records below `folder` and draw their figures.
 
-    A file called like a record that is none, such as another program's, is named on stderr and left out.
+    Tables of every dataset come first, then, from two datasets on, those over datasets, then the comparisons.
+    As csv a comparison stands alone. A file called like a record that is none, such as another program's, is
+    named on stderr and left out.
 
     Args:
         folder: folder with records.
         form: "text", "csv", "markdown" or "latex".
         figures: folder for the figures; by default `folder`.
+        against: "paper" puts the published figures beside ours.
+        compare: two methods for paired tests.
 
     Raises:
-        UserError: there is no such folder, no record in it, an unknown form, or records that contradict each
-            other.
+        UserError: there is no such folder, no record in it, an unknown form, records that contradict each
+            other, or nothing to compare.
     """
-    records = list(find_records(Path(folder), _say_skipped))
-    print(format_tables(build_tables(records), form), end="")
-    for path in draw_figures(records, Path(figures or folder)):
+    results = list(find_results(Path(folder), _say_skipped))
+    tables = build_tables([record for _, record in results])
+    compared = _comparisons(tables, against, compare, {record.run: where for where, record in results})
+    if form == "csv" and compared:
+        print(format_sheets(compared, form), end="")
+    else:
+        print(format_tables(tables, form), end="")
+        sheets = [*overview_sheets(tables), *compared]
+        if sheets and form != "csv":
+            print("\n" + format_sheets(sheets, form), end="")
+    for path in draw_figures([record for _, record in results], Path(figures or folder)):
         print(f"figure: {path}", file=sys.stderr)  # so that the tables can be redirected into a file
+
+
+def _comparisons(
+    tables: Sequence[Table], against: str | None, compare: Sequence[str], folders: Mapping[str, Path]
+) -> list[Sheet]:
+    if against not in (None, "paper"):
+        raise UserError(f"Expected 'paper' for --against, got '{against}'.")
+    sheets = against_paper(tables) if against else []
+    if compare:
+        from cma_tune.report.paired import paired_sheets  # loads torch
+
+        sheets += paired_sheets(tables, compare, folders)
+    return sheets
 
 
 def _say_skipped(mistake: UserError) -> None:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from cma_tune.errors import UserError, nearest
+from cma_tune.report.escapes import latex_escaped, markdown_escaped
 from cma_tune.report.tables import Table
 
 CSV_COLUMNS = (
@@ -106,58 +107,34 @@ def _csv(tables: Sequence[Table]) -> str:
 
 def _markdown(table: Table) -> str:
     best = _best(table)
-    lines = [f"### {_markdown_escaped(table.title)}", ""]
+    lines = [f"### {markdown_escaped(table.title)}", ""]
     lines.append("| " + " | ".join(["method", *table.columns]) + " |")
     lines.append("|" + "|".join([" :-- ", *[" --: "] * len(table.columns)]) + "|")
     for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
         marked = [f"**{text}**" if (number, column) in best else text for column, text in enumerate(cells)]
-        lines.append("| " + " | ".join([_markdown_escaped(row.name), *marked]) + " |")
-    notes = [_markdown_escaped(note) for note in _notes(table, best)]
+        lines.append("| " + " | ".join([markdown_escaped(row.name), *marked]) + " |")
+    notes = [markdown_escaped(note) for note in _notes(table, best)]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes[:-1]), *notes[-1:]]).rstrip() + "\n"
 
 
 def _latex(table: Table) -> str:
     best = _best(table)
-    caption = " ".join(map(_latex_escaped, (f"{table.title}.", *_notes(table, best))))
+    caption = " ".join(map(latex_escaped, (f"{table.title}.", *_notes(table, best))))
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(["Method", *map(_latex_escaped, table.columns)]) + r" \\",
+        " & ".join(["Method", *map(latex_escaped, table.columns)]) + r" \\",
         r"\midrule",
     ]
     for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
-        escaped = [_latex_escaped(text) for text in cells]
+        escaped = [latex_escaped(text) for text in cells]
         marked = [rf"\textbf{{{t}}}" if (number, column) in best else t for column, t in enumerate(escaped)]
-        lines.append(" & ".join([_latex_escaped(row.name), *marked]) + r" \\")
+        lines.append(" & ".join([latex_escaped(row.name), *marked]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 def _notes(table: Table, best: set[tuple[int, int]]) -> list[str]:
     return [*table.notes, *([BOLD_NOTE] if best else [])]
-
-
-def _markdown_escaped(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\|*_`<[]" else character for character in text)
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "λ": r"$\lambda$",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "√": r"$\surd$",
-    "–": "--",
-}
-
-
-def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

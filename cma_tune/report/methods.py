@@ -1,0 +1,190 @@
+"""The same method on several datasets: what tables, comparisons and figures over datasets start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cma_tune.errors import UserError
+from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
+from cma_tune.report.groups import Group, learner_name
+from cma_tune.report.tables import Cell, Row, Table
+
+Key = tuple[str, int, str]
+"""Dataset, shots, figure."""
+
+
+@dataclass
+class Method:
+    """One method on one backbone in one protocol, over datasets.
+
+    Attributes:
+        name: as in the tables.
+        key: short, for the command line, such as "coop+cma-0.3".
+        learner: the method's key.
+        weight: λ, None where it is not one number.
+        selected: λ was chosen on validation images.
+        variant: settings that tell it from its like.
+        release: λ is the release's, wherever it ran.
+        cells: figures over seeds.
+        groups: the runs behind it, by dataset and shots.
+    """
+
+    name: str
+    key: str
+    learner: str
+    weight: float | None
+    selected: bool
+    variant: str
+    release: bool = False
+    cells: dict[Key, Cell] = field(default_factory=dict)
+    groups: dict[tuple[str, int], Group] = field(default_factory=dict)
+
+    def cell(self, dataset: str, shots: int, metric: str) -> Cell | None:
+        """A figure, None where there is no run. Zero-shot has the same whatever the shots."""
+        return self.cells.get((dataset, 0 if self.learner == "zero_shot" else shots, metric))
+
+
+@dataclass
+class Place:
+    """All methods of one protocol on one backbone.
+
+    Attributes:
+        protocol: few-shot or base-to-novel.
+        backbone: as in the tables.
+        datasets: in alphabetical order.
+        shots: of the learned methods, ascending.
+        methods: in the order of the tables.
+    """
+
+    protocol: str
+    backbone: str
+    datasets: list[str]
+    shots: list[int]
+    methods: list[Method]
+
+    @property
+    def learned(self) -> list[Method]:
+        """All but zero-shot."""
+        return [method for method in self.methods if method.learner != "zero_shot"]
+
+    @property
+    def zero_shot(self) -> list[Method]:
+        """One for each kind of templates."""
+        return [method for method in self.methods if method.learner == "zero_shot"]
+
+
+def places(tables: Iterable[Table]) -> list[Place]:
+    """Methods by protocol and backbone, from the tables of every dataset.
+
+    Besides the λ themselves there is "λ of the release" for few-shot: the release's at each dataset and
+    shots. It takes the place of λ that are there for its sake alone.
+    """
+    found: dict[tuple[str, str], list[Table]] = {}
+    for table in tables:
+        if table.protocol in ("zero-shot", "few-shot", "base-to-novel"):
+            protocol = "base-to-novel" if table.protocol == "base-to-novel" else "few-shot"
+            found.setdefault((protocol, table.backbone), []).append(table)
+    return [_place(*key, several) for key, several in sorted(found.items(), reverse=True)]
+
+
+def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
+    methods: dict[str, Method] = {}
+    for table in tables:
+        for row in table.rows:
+            for cell in filter(None, row.cells):
+                for name, weight, release in _names(row, cell, table):
+                    one = methods.setdefault(name, _method(name, row.group, weight, release))
+                    one.cells[(table.dataset, cell.shots, cell.metric)] = cell
+                    one.groups[(table.dataset, cell.shots)] = row.group
+    kept = _without_doubles(list(methods.values()))
+    shots = sorted({shots for method in kept for _, shots, _ in method.cells if shots})
+    datasets = sorted({table.dataset for table in tables})
+    return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order))
+
+
+def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, bool]]:
+    """(name, λ, whether it is the release's) of the methods that a figure belongs to."""
+    group = row.group
+    weight = group.weight_at(cell.shots)
+    names: list[tuple[str, float | None, bool]] = []
+    if not group.release:
+        names.append((group.name, group.weight, False))
+    of_release = _release_weight(table.dataset, cell.shots)
+    if table.protocol == "few-shot" and weight and weight == of_release and not group.selected:
+        suffix = f" ({group.variant})" if group.variant else ""
+        names.append((f"{learner_name(group.learner)} + CMA, λ of the release{suffix}", None, True))
+    return names
+
+
+def _release_weight(dataset: str, shots: int) -> float | None:
+    try:
+        return recipe_weight(dataset, shots) if dataset in RELEASE_WEIGHTS else None
+    except UserError:
+        return None
+
+
+def _method(name: str, group: Group, weight: float | None, release: bool) -> Method:
+    if group.selected:
+        key = f"{group.learner}+cma-selected"
+    elif release:
+        key = f"{group.learner}+cma-release"
+    else:
+        key = f"{group.learner}+cma-{weight:g}" if weight else group.learner
+    return Method(name, key, group.learner, weight, group.selected, group.variant, release)
+
+
+def _without_doubles(methods: list[Method]) -> list[Method]:
+    """Without λ that are all the release's, or without the release's where that is one λ everywhere."""
+    release = [method for method in methods if method.release]
+    dropped: set[str] = set()
+    for one in release:
+        parts = [m for m in methods if m.weight and m.learner == one.learner and m.variant == one.variant]
+        inside = [part for part in parts if all(one.cells.get(k) is cell for k, cell in part.cells.items())]
+        if len(inside) == 1 and inside[0].cells.keys() == one.cells.keys():
+            dropped.add(one.name)
+            inside[0].release = True
+        else:
+            dropped |= {part.name for part in inside}
+    return [method for method in methods if method.name not in dropped]
+
+
+def _order(method: Method) -> tuple[int, str, bool, bool, float, str]:
+    known = ["zero_shot", "coop", "cocoop"]
+    place = known.index(method.learner) if method.learner in known else len(known)
+    last = method.selected, method.weight is None
+    return (place, method.learner, *last, method.weight or 0.0, method.name)
+
+
+def average(cells: Sequence[Cell]) -> Cell:
+    """The mean over datasets: by seed where all have the same seeds, which gives an interval; else of means.
+
+    Args:
+        cells: the same figure, one a dataset; at least one.
+    """
+    first = cells[0]
+    if all(cell.seeds == first.seeds for cell in cells):
+        values = tuple(math.fsum(v) / len(v) for v in zip(*(c.values for c in cells), strict=True))
+        return Cell(first.metric, first.shots, values, first.seeds)
+    mean = math.fsum(cell.mean for cell in cells) / len(cells)
+    return Cell(first.metric, first.shots, (mean,), ())
+
+
+def averages(
+    method: Method, datasets: Iterable[str], shots: int, metrics: Sequence[str]
+) -> Mapping[str, Cell]:
+    """Averages over datasets that have every figure; H is the harmonic mean of the averages, by seed."""
+    rows = [[method.cell(dataset, shots, metric) for metric in metrics] for dataset in datasets]
+    full = [[cell for cell in row if cell] for row in rows if all(row)]
+    if not full:
+        return {}
+    means = {metric: average([row[i] for row in full]) for i, metric in enumerate(metrics)}
+    if {"base_accuracy", "novel_accuracy", "harmonic_mean"} <= means.keys():
+        from cma_tune.metrics import harmonic_mean  # loads torch
+
+        base, novel = means["base_accuracy"], means["novel_accuracy"]
+        pairs = zip(base.values, novel.values, strict=True)
+        values = tuple(harmonic_mean(b, n) for b, n in pairs)
+        means["harmonic_mean"] = Cell("harmonic_mean", base.shots, values, base.seeds)
+    return means

@@ -1,0 +1,152 @@
+"""Tables over datasets: few-shot as the literature's Table 1, base, novel and H, each with averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cma_tune.report.formats import BOLD_NOTE
+from cma_tune.report.groups import shots_text
+from cma_tune.report.methods import Method, Place, averages, places
+from cma_tune.report.sheets import Content, Entry, Sheet
+from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Table
+from cma_tune.report.weights import weight_sheets
+
+_PER_DATASET = ("split", "source.", "templates", "weights", "preprocessing", "candidates")
+
+
+def overview_sheets(tables: Sequence[Table]) -> list[Sheet]:
+    """What needs several datasets: none where every protocol and backbone has but one."""
+    sheets: list[Sheet] = []
+    for place in places(tables):
+        if len(place.datasets) < 2:
+            continue
+        if place.protocol == "few-shot":
+            sheets.append(few_shot_sheet(place))
+        else:
+            sheets += [halves_sheet(place, shots) for shots in place.shots]
+        sheets += weight_sheets(place)
+    return sheets
+
+
+def few_shot_sheet(place: Place) -> Sheet:
+    """Accuracy of every dataset by method and shots, with zero-shot beside it and averages below."""
+    zero_shot = [(method.name, method) for method in place.zero_shot]
+    headers = ("dataset", *(name for name, _ in zero_shot), "method", *map(shots_text, place.shots))
+    if not place.learned:
+        headers = ("dataset", *(name for name, _ in zero_shot))
+    rows: list[tuple[Content, ...]] = []
+    rules: set[int] = set()
+    for dataset in [*place.datasets, None]:
+        if rows and (place.learned or dataset is None):
+            rules.add(len(rows))
+        beside = [_figure(method, place, dataset, 0, "accuracy") for _, method in zero_shot]
+        name = dataset or f"average over {len(place.datasets)}"
+        body = [
+            (method, [_figure(method, place, dataset, shots, "accuracy") for shots in place.shots])
+            for method in place.learned
+        ]
+        body = [(method, figures) for method, figures in body if any(figures)]
+        marked = _mark_best([figures for _, figures in body])
+        for number, ((method, _), figures) in enumerate(zip(body, marked, strict=True)):
+            lead = (name, *beside) if number == 0 else ("", *[""] * len(beside))
+            rows.append((*lead, method.name, *figures))
+        if not body:
+            rest = ["", *[None] * len(place.shots)] if place.learned else []
+            rows.append((name, *beside, *rest))
+    title = f"Few-shot accuracy (%) over datasets: backbone {place.backbone}"
+    labels = 2 + len(zero_shot) if place.learned else 1
+    return Sheet(title, headers, tuple(rows), _notes(place, "accuracy"), frozenset(rules), labels, BOLD_NOTE)
+
+
+def halves_sheet(place: Place, shots: int) -> Sheet:
+    """Base, novel and harmonic mean of every dataset by method, with averages below."""
+    rows: list[tuple[Content, ...]] = []
+    rules: set[int] = set()
+    for dataset in [*place.datasets, None]:
+        if rows:
+            rules.add(len(rows))
+        body = [
+            (method, [_figure(method, place, dataset, shots, metric) for metric in BASE_TO_NOVEL])
+            for method in place.methods
+        ]
+        body = [(method, figures) for method, figures in body if any(figures)]
+        marked = _mark_best([figures for _, figures in body])
+        for number, ((method, _), figures) in enumerate(zip(body, marked, strict=True)):
+            name = (dataset or f"average over {len(place.datasets)}") if number == 0 else ""
+            rows.append((name, method.name, *figures))
+    title = f"Base-to-novel accuracy (%) over datasets at {shots_text(shots)}: backbone {place.backbone}"
+    notes = (
+        *_notes(place, "harmonic_mean"),
+        "H of the averages is the harmonic mean of average base and average novel, as in the literature.",
+    )
+    return Sheet(
+        title,
+        ("dataset", "method", *BASE_TO_NOVEL.values()),
+        tuple(rows),
+        notes,
+        frozenset(rules),
+        2,
+        BOLD_NOTE,
+    )
+
+
+def _figure(method: Method, place: Place, dataset: str | None, shots: int, metric: str) -> Entry | None:
+    """The figure of a dataset, or the average where there is none to name."""
+    if dataset is not None:
+        cell = method.cell(dataset, shots, metric)
+        return _entry(cell) if cell else None
+    metrics = list(BASE_TO_NOVEL) if metric in BASE_TO_NOVEL else [metric]
+    cell = averages(method, place.datasets, shots, metrics).get(metric)
+    if cell is None:
+        return None
+    having = sum(all(method.cell(name, shots, one) for one in metrics) for name in place.datasets)
+    partial = "" if having == len(place.datasets) else f"({having} of {len(place.datasets)})"
+    return replace(_entry(cell), note=partial)
+
+
+def _entry(cell: Cell) -> Entry:
+    return Entry(cell.mean, cell.interval)
+
+
+def _mark_best(rows: Sequence[Sequence[Entry | None]]) -> list[list[Entry | None]]:
+    """Mark the highest mean of every column, as printed, where several methods share it."""
+    marked = [list(row) for row in rows]
+    for column in range(len(marked[0]) if marked else 0):
+        # An average over fewer datasets is another figure.
+        comparable = [entry for row in marked if (entry := row[column]) and not entry.note]
+        best = max((round(entry.value, 2) for entry in comparable), default=None)
+        for row in marked if len(comparable) > 1 else []:
+            entry = row[column]
+            if entry and not entry.note and round(entry.value, 2) == best:
+                row[column] = replace(entry, best=True)
+    return marked
+
+
+def _notes(place: Place, metric: str) -> tuple[str, ...]:
+    cells = [cell for method in place.learned for key, cell in method.cells.items() if key[2] == metric]
+    counts = sorted({len(cell.values) for cell in cells})
+    notes = []
+    if counts:
+        number = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        if counts[-1] > 1:
+            notes.append(f"Mean ± 95 % interval (1.96·population standard deviation/√n) over {number} seeds.")
+            notes.append(
+                "An average has the interval of its values by seed, where all datasets have the same seeds."
+            )
+        else:
+            notes.append("One seed: no interval.")
+    for method in place.learned:
+        if differing := _between_datasets(method):
+            notes.append(f"{method.name}: settings differ between datasets ({', '.join(differing)}).")
+    return tuple(notes)
+
+
+def _between_datasets(method: Method) -> list[str]:
+    """Settings that are not the same on all datasets, and are not the datasets' own."""
+    seen: dict[str, set[str]] = {}
+    for group in method.groups.values():
+        for key, value in group.settings.items():
+            if not key.startswith(_PER_DATASET):
+                seen.setdefault(key, set()).add(value)
+    return sorted(key.rsplit(".", 1)[-1] for key, values in seen.items() if len(values) > 1)

@@ -1,0 +1,195 @@
+"""Paired tests between two methods: over seeds, over datasets, and over the images of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cma_tune.errors import UserError, nearest
+from cma_tune.metrics.significance import image_test, paired_t_test, sign_test
+from cma_tune.predictions import load_predictions
+from cma_tune.records import Record
+from cma_tune.report.groups import shots_text
+from cma_tune.report.methods import Method, Place, places
+from cma_tune.report.sheets import Content, Entry, Sheet
+from cma_tune.report.tables import Table
+
+METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
+    "few-shot": {"accuracy": ("accuracy", "test")},
+    "base-to-novel": {
+        "base_accuracy": ("base", "base"),
+        "novel_accuracy": ("novel", "novel"),
+        "harmonic_mean": ("H", None),
+    },
+}
+"""Figure: how it is called, and the list of images it is made from."""
+SHORT = {"cma": "coop+cma", "zero-shot": "zero_shot"}
+NOTES = (
+    "Paired t and exact sign test over the same seeds, and over the datasets' means. McNemar's exact test "
+    "over the test images of one run; its interval is a paired bootstrap over these images (10,000 "
+    "samples), and tells nothing of other seeds.",
+    "p is two-sided and not corrected for the number of tests. With n pairs the sign test can't go below "
+    "2^(1−n): 0.25 for three seeds.",
+)
+
+
+def paired_sheets(tables: Sequence[Table], pair: Sequence[str], folders: Mapping[str, Path]) -> list[Sheet]:
+    """Tests of the second method against the first, wherever both ran.
+
+    Args:
+        tables: of `build_tables`.
+        pair: two methods by key (coop, coop+cma-0.3, coop+cma-release, coop+cma-selected, zero-shot) or name;
+            "cma" is the one with the penalty, or with the release's λ.
+        folders: of the records behind the tables, by the digest of the run.
+
+    Raises:
+        UserError: not two methods, one that is not there or may be several, two that share no run, or
+            predictions that are not those of the record.
+    """
+    if len(pair) != 2:
+        raise UserError(f"Expected two methods for --compare, such as coop,cma, got {len(pair)}.")
+    sheets = []
+    all_places = places(tables)
+    found: dict[str, list[Method | None]] = {name: [] for name in pair}
+    for name, methods in found.items():
+        unclear = []
+        for place in all_places:
+            try:
+                methods.append(find_method(place, name))
+            except UserError as error:  # in another protocol it may be clear
+                methods.append(None)
+                unclear.append(error)
+        if not any(methods):
+            if unclear:
+                raise unclear[0]
+            known = list(dict.fromkeys(method.key for place in all_places for method in place.methods))
+            raise UserError(
+                f"Expected a method of these records for --compare, out of {', '.join(known)}, "
+                f"got '{name}'{nearest(name, known)}."
+            )
+    for place, first, second in zip(all_places, found[pair[0]], found[pair[1]], strict=True):
+        if first and second and (sheet := _sheet(place, first, second, folders)):
+            sheets.append(sheet)
+    if not sheets:
+        raise UserError(
+            f"Expected runs of '{pair[0]}' and '{pair[1]}' on the same dataset and backbone at the same "
+            "shots, got none; compare other methods."
+        )
+    return sheets
+
+
+def find_method(place: Place, text: str) -> Method | None:
+    """The method that `text` means, None where there is none.
+
+    Raises:
+        UserError: it may mean several.
+    """
+    wanted = SHORT.get(text.lower(), text.lower())
+    exact = [m for m in place.methods if wanted in (m.key, m.name.lower())]
+    chosen = exact or [m for m in place.methods if m.key.startswith(f"{wanted}-") and wanted.endswith("+cma")]
+    chosen = [m for m in chosen if m.release] or chosen
+    if len(chosen) > 1:
+        names = ", ".join(f"'{m.name if exact else m.key}'" for m in chosen)
+        raise UserError(f"Expected one method for --compare, got '{text}', which may be {names}; name one.")
+    return chosen[0] if chosen else None
+
+
+def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Path]) -> Sheet | None:
+    rows: list[tuple[Content, ...]] = []
+    rules: set[int] = set()
+    for metric, (called, part) in METRICS[place.protocol].items():
+        for shots in place.shots or [0]:
+            at = f"{called}, {shots_text(shots)}"
+            block: list[tuple[Content, ...]] = []
+            means: list[tuple[float, float]] = []
+            for dataset in place.datasets:
+                before, after = first.cell(dataset, shots, metric), second.cell(dataset, shots, metric)
+                if before is None or after is None:
+                    continue
+                pairs = _by_seed(first, second, dataset, shots)
+                if not pairs:
+                    continue
+                values = [(one.figures[metric], other.figures[metric]) for one, other in pairs]
+                average = tuple(sum(side) / len(side) for side in zip(*values, strict=True))
+                means.append((average[0], average[1]))
+                block += _over(values, "seeds", dataset, at)
+                for one, other in pairs if part else []:
+                    if row := _images(one, other, metric, str(part), folders):
+                        block.append((dataset, at, *row))
+            if len(means) > 1:
+                block += _over(means, "datasets", f"all {len(means)}", at)
+            if block and rows:
+                rules.add(len(rows))
+            rows += block
+    if not rows:
+        return None
+    headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
+    title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
+    return Sheet(title + place.backbone, headers, tuple(rows), NOTES, frozenset(rules), 3)
+
+
+def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
+    """Runs of both with the same seed; zero-shot, which has none, stands beside every seed."""
+    sides = []
+    for method in (first, second):
+        own = 0 if method.learner == "zero_shot" else shots
+        records = [r for r in method.groups[(dataset, own)].records if r.shots == own]
+        sides.append({record.seed: record for record in records})
+    before, after = sides
+    zero = [method.learner == "zero_shot" for method in (first, second)]
+    if zero[0] and not zero[1]:
+        before = dict.fromkeys(after, next(iter(before.values())))
+    elif zero[1] and not zero[0]:
+        after = dict.fromkeys(before, next(iter(after.values())))
+    return [(before[seed], after[seed]) for seed in sorted(before.keys() & after.keys())]
+
+
+def _over(
+    values: Sequence[tuple[float, float]], what: str, dataset: str, at: str
+) -> list[tuple[Content, ...]]:
+    first, second = ([pair[side] for pair in values] for side in (0, 1))
+    means = Entry(sum(first) / len(first)), Entry(sum(second) / len(second))
+    difference = Entry(means[1].value - means[0].value, signed=True)
+    test, count = paired_t_test(first, second), str(len(values))
+    if test is None:
+        return [(dataset, at, f"one {what[:-1]}, no test", count, *means, difference, None, None)]
+    return [
+        (dataset, at, f"paired t over {what}", count, *means, difference, None, _p(test.p)),
+        (dataset, at, f"sign over {what}", count, *means, difference, None, _p(sign_test(first, second))),
+    ]
+
+
+def _images(
+    first: Record, second: Record, metric: str, part: str, folders: Mapping[str, Path]
+) -> tuple[Content, ...] | None:
+    """The test over the images of one seed, None where predictions of one of the two were not stored."""
+    sides = []
+    for record in (first, second):
+        folder = folders.get(record.run)
+        stored = load_predictions(folder) if folder else None
+        if folder is None or stored is None or part not in stored:
+            return None
+        pairs = stored[part]
+        accuracy = 100.0 * float((pairs[:, 0] == pairs[:, 1]).double().mean())
+        if abs(accuracy - record.figures[metric]) > 1e-6:
+            raise UserError(
+                f"Expected predictions of the record in {folder} ({record.figures[metric]:.2f} % {part}), "
+                f"got others ({accuracy:.2f}); run it again with --resume false, or remove the predictions."
+            )
+        sides.append(pairs)
+    before, after = sides
+    if first.dataset.get("split") != second.dataset.get("split") or not before[:, 1].equal(after[:, 1]):
+        return None  # other test images
+    test = image_test(before[:, 0] == before[:, 1], after[:, 0] == after[:, 1])
+    low, high = (Entry(value, signed=True).text() for value in (test.low, test.high))
+    seed = max(first.seed, second.seed)
+    figures = (
+        Entry(first.figures[metric]),
+        Entry(second.figures[metric]),
+        Entry(test.difference, signed=True),
+    )
+    return (f"McNemar, seed {seed}", str(test.images), *figures, f"{low} to {high}", _p(test.p))
+
+
+def _p(p: float) -> Entry:
+    return Entry(p, digits=4)

@@ -1,0 +1,156 @@
+"""The paper's Table 1 beside ours: few-shot with RN50, novel accuracy by λ with ViT-B/16."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from cma_tune.errors import UserError
+from cma_tune.report.groups import shots_text
+from cma_tune.report.methods import Method, Place, average, places
+from cma_tune.report.sheets import Content, Entry, Sheet
+from cma_tune.report.tables import Cell, Table
+
+BACKBONES = {"few-shot": "RN50", "base-to-novel": "ViT-B-16"}
+SHOTS = 16
+"""Of the paper's base-to-novel."""
+NAMES = {"zero_shot": "Zero-shot", "coop": "CoOp", "coop_cma": "CoOp + CMA"}
+HEADERS = ("dataset", "method", "ours", "paper", "difference", "outside both")
+OUTSIDE, INSIDE = "yes", "no"
+BOLD = "Bold: differences outside both intervals."
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure of the paper.
+
+    Attributes:
+        dataset: key, or "average".
+        method: zero_shot, coop or coop_cma; for base-to-novel λ as a text, such as "0.3".
+        shots: training images per class.
+        accuracy: percent; novel accuracy for base-to-novel.
+        interval: half width of the 95 % interval, None where the paper gives none.
+    """
+
+    dataset: str
+    method: str
+    shots: int
+    accuracy: float
+    interval: float | None
+
+
+@cache
+def published(protocol: str) -> tuple[Published, ...]:
+    """The paper's figures of "few-shot" or "base-to-novel"."""
+    file = resources.files("cma_tune.report") / "paper" / f"{protocol.replace('-', '_')}.csv"
+    lines = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    if protocol == "few-shot":
+        return tuple(
+            Published(r["dataset"], r["method"], int(r["shots"]), float(r["accuracy"]), _interval(r))
+            for r in lines
+        )
+    return tuple(
+        Published(
+            r["dataset"], f"{float(r['cma_weight']):g}", SHOTS, float(r["novel_accuracy"]), _interval(r)
+        )
+        for r in lines
+    )
+
+
+def _interval(row: dict[str, str]) -> float | None:
+    return float(row["ci95"]) if row["ci95"] else None
+
+
+def against_paper(tables: Sequence[Table]) -> list[Sheet]:
+    """Ours beside the paper's for every figure that both have.
+
+    CoOp + CMA few-shot is compared where our λ is the release's. Averages are compared where all datasets of
+    the paper are there.
+
+    Raises:
+        UserError: there is none.
+    """
+    sheets = [sheet for place in places(tables) if (sheet := _sheet(place))]
+    if not sheets:
+        names = ", ".join(sorted({one.dataset for one in published("few-shot")} - {"average"}))
+        raise UserError(
+            "Expected few-shot or base-to-novel records (16 shots) of the paper's datasets for --against "
+            f"paper ({names}), got none; report another folder."
+        )
+    return sheets
+
+
+def _sheet(place: Place) -> Sheet | None:
+    metric = "accuracy" if place.protocol == "few-shot" else "novel_accuracy"
+    rows: list[tuple[Content, ...]] = []
+    rules: set[int] = set()
+    last = ""
+    for theirs in published(place.protocol):
+        for method in _counterparts(place, theirs):
+            cell = _ours(place, method, theirs, metric)
+            if cell is None:
+                continue
+            if rows and theirs.dataset != last:
+                rules.add(len(rows))
+            last = theirs.dataset
+            rows.append(_row(theirs, method, cell))
+    if not rows:
+        return None
+    figure = "accuracy" if place.protocol == "few-shot" else "novel accuracy"
+    title = (
+        f"{place.protocol.capitalize()} {figure} (%) against the paper's Table 1: backbone {place.backbone}"
+    )
+    return Sheet(title, HEADERS, tuple(rows), tuple(_notes(place)), frozenset(rules), 2, BOLD)
+
+
+def _notes(place: Place) -> Iterable[str]:
+    yield (
+        "Outside both: the difference is larger than our 95 % interval and larger than the paper's, so that "
+        "neither mean lies in the other's interval. – where one of the two has no interval."
+    )
+    backbone = BACKBONES[place.protocol]
+    if place.backbone.split()[0].removesuffix("-quickgelu") != backbone:
+        yield f"The paper's backbone is {backbone}: differences to {place.backbone} tell nothing of methods."
+    elif "openai" not in place.backbone.split():
+        yield f"The paper's {backbone} has OpenAI's weights."
+    if place.protocol == "few-shot":
+        yield "CoOp + CMA: λ of the authors' release, which the paper's table is taken to use."
+
+
+def _counterparts(place: Place, theirs: Published) -> list[Method]:
+    """Our methods that stand for a published one; several where there are several settings."""
+    if place.protocol == "base-to-novel":
+        weight = float(theirs.method)
+        return [m for m in place.learned if m.learner == "coop" and m.weight == weight]
+    if theirs.method == "zero_shot":
+        return place.zero_shot
+    if theirs.method == "coop":
+        return [m for m in place.learned if m.learner == "coop" and m.weight == 0]
+    return [m for m in place.learned if m.learner == "coop" and m.release]
+
+
+def _ours(place: Place, method: Method, theirs: Published, metric: str) -> Cell | None:
+    if theirs.dataset != "average":
+        return method.cell(theirs.dataset, theirs.shots, metric)
+    named = sorted({one.dataset for one in published(place.protocol)} - {"average"})
+    cells = [method.cell(dataset, theirs.shots, metric) for dataset in named]
+    return average([cell for cell in cells if cell]) if all(cells) else None
+
+
+def _row(theirs: Published, method: Method, cell: Cell) -> tuple[Content, ...]:
+    difference = cell.mean - theirs.accuracy
+    outside = None
+    if cell.interval is not None and theirs.interval is not None:
+        outside = OUTSIDE if abs(difference) > max(cell.interval, theirs.interval) else INSIDE
+    at = f", {shots_text(theirs.shots)}" if theirs.shots and method.learner != "zero_shot" else ""
+    return (
+        theirs.dataset,
+        f"{method.name}{at}",
+        Entry(cell.mean, cell.interval),
+        Entry(theirs.accuracy, theirs.interval),
+        Entry(difference, signed=True, best=outside == OUTSIDE),
+        outside,
+    )
