@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from cma_tune.protocols.grid import work
 from cma_tune.protocols.grid_plan import Task, forget_failures, plan, read_config
@@ -39,16 +40,18 @@ def _say(task: Task, outcome: Record | str) -> None:
     print(f"{task.run.folder()}: {text}", flush=True)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has: its end of the pipe closes then."""
+def end_with_parent(pipe: IO[bytes], end: Callable[[int], object] = os._exit) -> threading.Thread:
+    """End this process when the one that started it has: the other end of `pipe` closes then."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
-        os._exit(1)
+        pipe.read()
+        end(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent(sys.stdin.buffer)
     work_from(Path(sys.argv[1]), int(sys.argv[2]))
