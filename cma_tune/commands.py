@@ -8,6 +8,7 @@ from typing import Any
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.options import (
+    DataConfig,
     FeaturesConfig,
     GridConfig,
     PredictConfig,
@@ -56,10 +57,16 @@ def _features(config: FeaturesConfig) -> None:
     features(config)
 
 
+def _data(config: DataConfig) -> None:
+    from cma_tune.protocols.data import data
+
+    data(config)
+
+
 def _report(config: ReportConfig) -> None:
     from cma_tune.report import report
 
-    report(config.folder, config.format, config.figures, config.against, config.compare)
+    report(config.folder, config.format, config.figures, config.against, config.compare, config.html)
 
 
 def _predict(config: PredictConfig) -> None:
@@ -86,6 +93,7 @@ COMMANDS: dict[str, Command] = {
     "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
     "grid": Command(GridConfig, _grid, "protocol"),
     "features": Command(FeaturesConfig, _features, "action"),
+    "data": Command(DataConfig, _data, "words"),
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),
     "words": Command(WordsConfig, _words),

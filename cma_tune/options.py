@@ -86,6 +86,27 @@ class GridConfig(FewShotConfig):
 
 
 @dataclass
+class DataConfig:
+    """Datasets: list | status | check NAME | miniature NAME OUT.
+
+    Attributes:
+        words: what to do, and with what.
+        data_root: folder that holds the datasets' folders, or hub: for their Hub repositories.
+        source: columns and parts of general sources.
+        all: check: decode every image instead of a sample.
+        form: miniature: the community's folder layout, or the Hub's form.
+        per_class: miniature: images per class in train, val and test.
+    """
+
+    words: list[str] = field(default_factory=list)
+    data_root: str = "data"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    all: bool = False
+    form: Literal["folder", "hub"] = "folder"
+    per_class: list[int] = field(default_factory=lambda: [2, 1, 2])
+
+
+@dataclass
 class ReportConfig:
     """Tables and figures from the records below a folder.
 
@@ -95,6 +116,7 @@ class ReportConfig:
         figures: folder for the figures; by default the records' folder.
         against: the published figures beside ours.
         compare: paired tests between two methods, such as coop,cma or coop,coop+cma-0.3.
+        html: also write one page with all tables and figures in it to this file.
     """
 
     folder: str
@@ -102,6 +124,7 @@ class ReportConfig:
     figures: Optional[str] = None  # noqa: UP045
     against: Optional[Literal["paper"]] = None  # noqa: UP045
     compare: list[str] = field(default_factory=list)
+    html: Optional[str] = None  # noqa: UP045
 
 
 @dataclass

@@ -16,8 +16,8 @@ from PIL import Image
 from cma_tune.data.catalog import CATALOG, ENTRIES, VARIANTS
 from cma_tune.data.class_names import class_names, imagenet_names, subset_wnids, wnids
 from cma_tune.data.few_shot import few_shot_split
-from cma_tune.data.hub_form import HUB
 from cma_tune.data.hub_labels import folded, label_of_each, sorted_words
+from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.miniature import write_miniature
 from cma_tune.data.miniature_hub import source_names, write_hub_miniature
 from cma_tune.data.sources import SourceOptions, load_dataset

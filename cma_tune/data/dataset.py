@@ -170,12 +170,8 @@ class BuiltinImages:
         return f"{self.name}-{self._data.version}"
 
 
-def check_images_exist(split: Split, images: Path, named_by: Path) -> None:
-    """Check that every image of the split is there.
-
-    Raises:
-        UserError: with the number of absent images and the first three.
-    """
+def absent_images(split: Split, images: Path) -> list[str]:
+    """Keys of the images that are not in the folder, in the order of the split."""
     # One listing per folder is much cheaper than one look per image.
     present: dict[str, set[str]] = {}
     absent: list[str] = []
@@ -186,6 +182,16 @@ def check_images_exist(split: Split, images: Path, named_by: Path) -> None:
                 present[folder] = _listing(images / folder)
             if name not in present[folder]:
                 absent.append(item.key)
+    return absent
+
+
+def check_images_exist(split: Split, images: Path, named_by: Path) -> None:
+    """Check that every image of the split is there.
+
+    Raises:
+        UserError: with the number of absent images and the first three.
+    """
+    absent = absent_images(split, images)
     if absent:
         total = sum(len(items) for items in split.parts().values())
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
 from cma_tune.data.dataset import Dataset, SourceOptions
 from cma_tune.data.hub_labels import label_of_each
+from cma_tune.data.hub_repositories import HUB, HubForm
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.parts import complete, find_parts
 from cma_tune.data.splits import Item, Split, check_split, read_coop_split
@@ -23,47 +24,6 @@ if TYPE_CHECKING:
 
 PREFIX = "hub:"
 """A data root that begins so means the Hub's form: ``hub:`` or ``hub:FOLDER_OR_REPOSITORY``."""
-
-
-@dataclass(frozen=True)
-class HubForm:
-    """How a repository on the Hub holds a dataset.
-
-    Attributes:
-        repo: the repository, or None where none is known.
-        image, label: columns.
-        train, test: names of the parts (validation is found by its usual names).
-        stem: column with the file's name without suffix, which finds the image in the published split.
-        cut: whether validation is cut from train where the source has none.
-    """
-
-    repo: str | None
-    image: str = "image"
-    label: str = "label"
-    train: str = "train"
-    test: str = "test"
-    stem: str = "image_id"
-    cut: bool = True
-
-
-HUB: dict[str, HubForm] = {
-    "imagenet": HubForm("ILSVRC/imagenet-1k", test="validation", cut=False),
-    "caltech101": HubForm("dpdl-benchmark/caltech101"),
-    "oxford_pets": HubForm("timm/oxford-iiit-pet"),
-    "stanford_cars": HubForm("tanganke/stanford_cars"),
-    "oxford_flowers": HubForm("dpdl-benchmark/oxford_flowers102"),
-    "food101": HubForm("ethz/food101", test="validation"),
-    # Its train is the published one, which must not lose a fifth.
-    "fgvc_aircraft": HubForm("mteb/FGVCAircraft", label="variant", cut=False),
-    "sun397": HubForm("tanganke/sun397"),
-    "dtd": HubForm("tanganke/dtd"),
-    "eurosat": HubForm("timm/eurosat-rgb"),
-    "ucf101": HubForm(None),
-    "imagenetv2": HubForm("clip-benchmark/wds_imagenetv2", image="jpg", label="cls"),
-    "imagenet_sketch": HubForm("clip-benchmark/wds_imagenet_sketch", image="jpg", label="cls"),
-    "imagenet_a": HubForm("barkermrl/imagenet-a"),
-    "imagenet_r": HubForm("axiong/imagenet-r", label="wnid"),
-}
 
 
 class KeyedImages(TableImages):

@@ -9,7 +9,7 @@ from typing import Any
 
 from cma_tune.data.catalog import VARIANTS
 from cma_tune.data.class_names import class_names, wnids
-from cma_tune.data.hub_form import HUB
+from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import MINIATURE
 from cma_tune.data.miniature import (
     CALTECH_FOLDERS,

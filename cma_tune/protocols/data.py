@@ -1,0 +1,110 @@
+"""Datasets by command: what there is, what is missing, what is wrong, and miniatures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cma_tune.build import source_options
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
+from cma_tune.data.hub_repositories import HUB
+from cma_tune.data.inventory import check_dataset, missing
+from cma_tune.data.layouts import miniature_sizes
+from cma_tune.data.miniature import write_miniature
+from cma_tune.data.miniature_hub import write_hub_miniature
+from cma_tune.errors import UserError, nearest
+from cma_tune.options import DataConfig
+
+
+def data(config: DataConfig) -> None:
+    """Do what the command was asked for.
+
+    Raises:
+        UserError: an unknown action or dataset, too many or too few words; see also the actions.
+        SystemExit: with 1, `check` found something wrong.
+    """
+    actions: dict[str, tuple[Callable[..., None], str]] = {
+        "list": (_list, ""),
+        "status": (_status, ""),
+        "check": (_check, "NAME"),
+        "miniature": (_miniature, "NAME OUT"),
+    }
+    action, *words = config.words or [""]
+    if action not in actions:
+        raise UserError(
+            f"Expected 'cma-tune data' and one of {', '.join(actions)}, "
+            f"got '{action}'{nearest(action, actions)}."
+        )
+    run, names = actions[action]
+    if len(words) != len(names.split()):
+        wanted = " ".join(["cma-tune data", action, *names.split()])
+        raise UserError(f"Expected '{wanted}', got 'cma-tune data {' '.join(config.words)}'.")
+    if os.environ.get("RANK", "0") == "0":
+        run(config, *words)
+
+
+def _list(config: DataConfig) -> None:
+    for name, entry in ENTRIES.items():
+        train, val, test = entry.sizes
+        print(f"{name}: {entry.classes} classes, {train:,} train, {val:,} val, {test:,} test images")
+        print(f"  template  {entry.template}")
+        print(f"  images    {IMAGES_FROM[name]}")
+        print(f"            into DATA_ROOT/{Path(entry.folder) / entry.images}")
+        if entry.split_file is not None:
+            print(f"  split     {entry.split_url()}")
+            print(f"            into DATA_ROOT/{entry.folder}/{entry.split_file}")
+        if HUB[name].repo is not None:
+            print(f"  Hub       {HUB[name].repo} (--data-root hub:)")
+
+
+def _status(config: DataConfig) -> None:
+    root = Path(config.data_root).expanduser()
+    rows = []
+    for name, entry in ENTRIES.items():
+        lacks = missing(entry, root)
+        if not (root / entry.folder).is_dir():
+            rows.append([name, "absent", f"'cma-tune data list' says where to get {entry.folder}/"])
+        elif lacks:
+            rows.append([name, "incomplete", f"missing: {', '.join(lacks)}"])
+        else:
+            small = miniature_sizes(root / entry.folder) is not None
+            rows.append([name, "miniature" if small else "present", str(root / entry.folder)])
+    print(_table(["dataset", "state", f"below {root}"], rows))
+
+
+def _check(config: DataConfig, name: str) -> None:
+    root, options = Path(config.data_root), source_options(config.source)
+    findings = check_dataset(name, root, options, config.all)
+    print(
+        _table(["", "state", "expected", "found"], [[f.what, f.state, f.expected, f.found] for f in findings])
+    )
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    warnings = sum(finding.state == "warning" for finding in findings)
+    warned = f", {warnings} to be looked at" if warnings else ""
+    print(f"{name}: {wrong or 'nothing'} wrong{warned}")
+    if wrong:
+        raise SystemExit(1)
+
+
+def _miniature(config: DataConfig, name: str, out: str) -> None:
+    if len(config.per_class) != 3:
+        raise UserError(
+            f"Expected three numbers in --per-class (train, val, test), got {config.per_class}; write 2,1,2."
+        )
+    train, val, test = config.per_class
+    write = write_hub_miniature if config.form == "hub" else write_miniature
+    root = Path(out).expanduser()
+    folder = write(name, root, (train, val, test))
+    form = "hub:" if config.form == "hub" else ""
+    print(f"{folder}: a miniature of {name}; use it with --dataset {name} --data-root {form}{root}")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [header, *rows]
+    ]
+    # File names need not be valid UTF-8.
+    return "\n".join(line.rstrip() for line in lines).encode("utf-8", "replace").decode()

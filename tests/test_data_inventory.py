@@ -1,0 +1,209 @@
+"""`cma-tune data check`, `status`, `list`, `miniature`: every planted fault is found, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cma_tune.cli import main
+from cma_tune.data.catalog import ENTRIES
+from cma_tune.data.inventory import check_dataset
+from cma_tune.data.miniature import write_miniature
+from cma_tune.data.miniature_hub import write_hub_miniature
+
+SPLIT = "eurosat/split_zhou_EuroSAT.json"
+IMAGES = "eurosat/2750"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature("eurosat", tmp_path_factory.mktemp("whole"), (2, 1, 2)).parent
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """A miniature of one's own to damage."""
+    shutil.copytree(whole, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def rewrite(root: Path, change: Callable[[dict[str, list[Any]]], None]) -> None:
+    content = json.loads((root / SPLIT).read_text())
+    change(content)
+    (root / SPLIT).write_text(json.dumps(content))
+
+
+def no_test_image_of_rivers(content: dict[str, list[Any]]) -> None:
+    content["test"] = [row for row in content["test"] if row[2] != "River"]
+
+
+def one_name_twice(content: dict[str, list[Any]]) -> None:
+    for rows in content.values():
+        for row in rows:
+            row[2] = "Forest" if row[2] == "River" else row[2]
+
+
+def two_names_of_a_label(content: dict[str, list[Any]]) -> None:
+    content["test"][0][2] = "Crops"
+
+
+def a_training_image_in_test(content: dict[str, list[Any]]) -> None:
+    content["test"][0][0] = content["train"][0][0]
+
+
+def the_same_image_twice(content: dict[str, list[Any]]) -> None:
+    content["train"][1][0] = content["train"][0][0]
+
+
+def a_gap(content: dict[str, list[Any]]) -> None:
+    for rows in content.values():
+        rows[:] = [row for row in rows if row[1] != 4]
+
+
+def wrong_lines(root: Path, decode_all: bool = True) -> dict[str, str]:
+    findings = check_dataset("eurosat", root, decode_all=decode_all)
+    return {finding.what: finding.found for finding in findings if finding.state != "ok"}
+
+
+def test_a_whole_dataset_has_nothing_wrong(whole: Path) -> None:
+    assert wrong_lines(whole) == {}
+    by_name = {f.what: f for f in check_dataset("eurosat", whole, decode_all=True)}
+    assert by_name["train images"].found == "20, 2 to 2 per class"
+    assert by_name["damaged images"].expected == "none of all 50"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            no_test_image_of_rivers,
+            {"classes without a test image": "1 (first: 'River')", "test images": "18,"},
+        ),
+        (one_name_twice, {"classes named twice": "1 (first: 'Forest': labels 1, 8)", "class names": "1 (f"}),
+        (two_names_of_a_label, {"labels with several names": "1 (first: label 0: Annual Crop Land, Crops)"}),
+        (a_training_image_in_test, {"training images in val or test": "1 (first: AnnualCrop/AnnualCrop_1"}),
+        (the_same_image_twice, {"images twice in a part": "1 (first: AnnualCrop/AnnualCrop_1.jpg)"}),
+        (
+            a_gap,
+            {
+                "labels without a class": "1 (first: 4)",
+                "class names": "1 (",
+                "train images": "18",
+                "val images": "9",
+                "test images": "18",
+                "classes without a train image": "1 (",
+                "classes without a test image": "1 (",
+            },
+        ),
+    ],
+)
+def test_faults_of_the_split_are_found(
+    root: Path, change: Callable[[dict[str, list[Any]]], None], expected: dict[str, str]
+) -> None:
+    rewrite(root, change)
+    found = wrong_lines(root)
+    assert set(found) == set(expected)
+    for what, begin in expected.items():
+        assert found[what].startswith(begin), what
+
+
+def test_absent_damaged_and_doubled_images_are_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = root / IMAGES
+    (images / "River/River_1.jpg").unlink()
+    damaged = images / "Forest/Forest_5.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    (images / "Pasture/Pasture_2.jpg").write_bytes(b"no image")
+    shutil.copyfile(images / "Highway/Highway_1.jpg", images / "Highway/Highway_4.jpg")
+    assert wrong_lines(root) == {
+        "absent images": "1 (first: River/River_1.jpg)",
+        "damaged images": "2 (first: Pasture/Pasture_2.jpg; Forest/Forest_5.jpg)",
+        "images of train in test, by content": "1 (first: Highway/Highway_4.jpg is Highway/Highway_1.jpg)",
+    }
+    with pytest.raises(SystemExit) as exit_code:
+        main(["data", "check", "eurosat", "--data-root", str(root), "--all"])
+    assert exit_code.value.code == 1
+    out = capsys.readouterr().out
+    assert "eurosat: 2 wrong, 1 to be looked at" in out
+    assert len([line for line in out.splitlines() if "  warning  " in line]) == 1
+
+
+def test_equal_images_in_train_and_test_alone_are_a_warning(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = root / IMAGES
+    shutil.copyfile(images / "Highway/Highway_1.jpg", images / "Highway/Highway_4.jpg")
+    main(["data", "check", "eurosat", "--data-root", str(root)])
+    assert "eurosat: nothing wrong, 1 to be looked at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fgvc_aircraft", "imagenet_a"])
+def test_datasets_without_a_split_file_are_checked(name: str, tmp_path: Path) -> None:
+    folder = write_miniature(name, tmp_path, (1, 1, 1))
+    assert {f.state for f in check_dataset(name, tmp_path)} == {"ok"}
+    first = next(folder.rglob("*_1.JPEG" if name == "imagenet_a" else "*001.jpg"))
+    first.write_bytes(b"no image")
+    findings = check_dataset(name, tmp_path, decode_all=True)
+    assert [(f.what, f.found[:2]) for f in findings if f.state == "wrong"] == [("damaged images", "1 ")]
+
+
+def test_the_hubs_form_is_checked(tmp_path: Path) -> None:
+    write_hub_miniature("eurosat", tmp_path, (1, 1, 1))
+    findings = {f.what: f for f in check_dataset("eurosat", Path(f"hub:{tmp_path}"))}
+    assert {f.state for f in findings.values()} == {"ok"}
+    assert "not the published split" in findings["split"].found
+
+
+def test_the_catalogues_sizes_are_expected_of_what_is_no_miniature(root: Path) -> None:
+    (root / "eurosat/miniature.json").unlink()
+    assert set(wrong_lines(root)) == {"train images", "val images", "test images"}
+
+
+def test_status_says_what_is_there(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "eurosat").symlink_to(whole / "eurosat")
+    (tmp_path / "dtd/images").mkdir(parents=True)
+    main(["data", "status", "--data-root", str(tmp_path)])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert set(lines) == set(ENTRIES)
+    assert " miniature " in lines["eurosat"]
+    assert f"missing: {tmp_path}/dtd/split_zhou_DescribableTextures.json" in lines["dtd"]
+    assert " absent " in lines["food101"]
+
+
+def test_list_says_where_everything_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "list"])
+    out = capsys.readouterr().out
+    for entry in ENTRIES.values():
+        assert f"DATA_ROOT/{entry.folder}" in out and (entry.split_drive_id or "") in out
+    assert "timm/eurosat-rgb (--data-root hub:)" in out
+
+
+def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "miniature", "eurosat", str(tmp_path), "--per-class", "1,0,1", "--form", "hub"])
+    assert f"--dataset eurosat --data-root hub:{tmp_path}" in capsys.readouterr().out
+    assert (tmp_path / "eurosat/dataset_dict.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data"], "Expected 'cma-tune data' and one of list, status"),
+        (["data", "chekc", "dtd"], "got 'chekc' (did you mean 'check'?)"),
+        (["data", "check"], "Expected 'cma-tune data check NAME', got 'cma-tune data check'"),
+        (["data", "miniature", "dtd"], "Expected 'cma-tune data miniature NAME OUT', got"),
+        (["data", "miniature", "dtd", "x", "--per-class", "1,2"], "Expected three numbers in --per-class"),
+        (["data", "check", "dttd"], "(did you mean 'dtd'?)"),
+        (["data", "check", "dtd", "--data-root", "nowhere"], "Expected the folder of 'dtd' at nowhere/dtd"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        main(arguments)
+    assert exit_code.value.code == 2
+    assert sentence in capsys.readouterr().err
