@@ -51,6 +51,14 @@ def test_over_seeds_it_is_scipys_t_and_an_exact_sign_test() -> None:
     assert sheet.headers[4:6] == ("CoOp", "CoOp + CMA, λ=0.3")
 
 
+def test_differences_without_spread_have_no_p_of_t() -> None:
+    (sheet,) = compared(
+        [*few_shot({4: [70.1, 71.2]}), *few_shot({4: [71.4, 72.5]}, weight=0.3)], "coop", "cma"
+    )
+    assert line(sheet, "paired t over seeds")[-3:] == ["+1.30", "–", "–"]
+    assert line(sheet, "sign over seeds")[-1] == "0.5000"
+
+
 def test_only_seeds_of_both_are_paired() -> None:
     records = [*few_shot({4: [70.0, 71.0, 75.0]})[1:], *few_shot({4: [72.0, 72.5]}, weight=0.3)]
     (sheet,) = compared(records, "coop", "coop+cma-0.3")

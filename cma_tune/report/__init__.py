@@ -12,6 +12,7 @@ from cma_tune.report.comparison import comparison_sentence
 from cma_tune.report.figures import draw_figures
 from cma_tune.report.formats import format_tables
 from cma_tune.report.overview import overview_sheets
+from cma_tune.report.page import write_page
 from cma_tune.report.published import against_paper
 from cma_tune.report.sheets import Sheet, format_sheets
 from cma_tune.report.tables import Table, build_tables
@@ -25,6 +26,7 @@ def report(
     figures: str | None = None,
     against: str | None = None,
     compare: Sequence[str] = (),
+    html: str | None = None,
 ) -> None:
     """Print the tables of all records below `folder` and draw their figures.
 
@@ -38,6 +40,7 @@ def report(
         figures: folder for the figures; by default `folder`.
         against: "paper" puts the published figures beside ours.
         compare: two methods for paired tests.
+        html: file for a page with all tables and figures in it.
 
     Raises:
         UserError: there is no such folder, no record in it, an unknown form, records that contradict each
@@ -46,15 +49,19 @@ def report(
     results = list(find_results(Path(folder), _say_skipped))
     tables = build_tables([record for _, record in results])
     compared = _comparisons(tables, against, compare, {record.run: where for where, record in results})
+    sheets = [*overview_sheets(tables), *compared]
     if form == "csv" and compared:
         print(format_sheets(compared, form), end="")
     else:
         print(format_tables(tables, form), end="")
-        sheets = [*overview_sheets(tables), *compared]
         if sheets and form != "csv":
             print("\n" + format_sheets(sheets, form), end="")
-    for path in draw_figures([record for _, record in results], Path(figures or folder)):
+    drawn = draw_figures([record for _, record in results], Path(figures or folder))
+    for path in drawn:
         print(f"figure: {path}", file=sys.stderr)  # so that the tables can be redirected into a file
+    if html is not None:
+        write_page(Path(html), tables, sheets, drawn)
+        print(f"page: {html}", file=sys.stderr)
 
 
 def _comparisons(

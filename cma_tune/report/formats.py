@@ -42,7 +42,7 @@ def format_tables(tables: Sequence[Table], form: str) -> str:
     return forms[form](tables)
 
 
-def _shown(table: Table) -> list[list[str]]:
+def shown_cells(table: Table) -> list[list[str]]:
     """Cells as text, row by row, with the number of seeds where it is not the usual one."""
     digits = 2 if table.kind == "accuracy" else 3
     rows = []
@@ -62,7 +62,7 @@ def _shown(table: Table) -> list[list[str]]:
     return rows
 
 
-def _best(table: Table) -> set[tuple[int, int]]:
+def best_cells(table: Table) -> set[tuple[int, int]]:
     """(row, column) of the highest mean as printed, in columns of accuracy that several methods share."""
     best: set[tuple[int, int]] = set()
     if table.kind != "accuracy":
@@ -80,7 +80,7 @@ def _best(table: Table) -> set[tuple[int, int]]:
 
 def _text(table: Table) -> str:
     body = [["method", *table.columns]]
-    body += [[row.name, *cells] for row, cells in zip(table.rows, _shown(table), strict=True)]
+    body += [[row.name, *cells] for row, cells in zip(table.rows, shown_cells(table), strict=True)]
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
     lines = []
     for cells in body:
@@ -106,11 +106,11 @@ def _csv(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    best = _best(table)
+    best = best_cells(table)
     lines = [f"### {markdown_escaped(table.title)}", ""]
     lines.append("| " + " | ".join(["method", *table.columns]) + " |")
     lines.append("|" + "|".join([" :-- ", *[" --: "] * len(table.columns)]) + "|")
-    for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
+    for number, (row, cells) in enumerate(zip(table.rows, shown_cells(table), strict=True)):
         marked = [f"**{text}**" if (number, column) in best else text for column, text in enumerate(cells)]
         lines.append("| " + " | ".join([markdown_escaped(row.name), *marked]) + " |")
     notes = [markdown_escaped(note) for note in _notes(table, best)]
@@ -118,7 +118,7 @@ def _markdown(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    best = _best(table)
+    best = best_cells(table)
     caption = " ".join(map(latex_escaped, (f"{table.title}.", *_notes(table, best))))
     lines = [
         r"\begin{table}",
@@ -129,7 +129,7 @@ def _latex(table: Table) -> str:
         " & ".join(["Method", *map(latex_escaped, table.columns)]) + r" \\",
         r"\midrule",
     ]
-    for number, (row, cells) in enumerate(zip(table.rows, _shown(table), strict=True)):
+    for number, (row, cells) in enumerate(zip(table.rows, shown_cells(table), strict=True)):
         escaped = [latex_escaped(text) for text in cells]
         marked = [rf"\textbf{{{t}}}" if (number, column) in best else t for column, t in enumerate(escaped)]
         lines.append(" & ".join([latex_escaped(row.name), *marked]) + r" \\")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cma_tune.report.formats import BOLD_NOTE
 from cma_tune.report.groups import shots_text
 from cma_tune.report.methods import Method, Place, averages, places
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
 
+BOLD = "Bold: the highest mean of a dataset's methods, which is no test of significance."
 _PER_DATASET = ("split", "source.", "templates", "weights", "preprocessing", "candidates")
 
 
@@ -56,7 +56,7 @@ def few_shot_sheet(place: Place) -> Sheet:
             rows.append((name, *beside, *rest))
     title = f"Few-shot accuracy (%) over datasets: backbone {place.backbone}"
     labels = 2 + len(zero_shot) if place.learned else 1
-    return Sheet(title, headers, tuple(rows), _notes(place, "accuracy"), frozenset(rules), labels, BOLD_NOTE)
+    return Sheet(title, headers, tuple(rows), _notes(place, "accuracy"), frozenset(rules), labels, BOLD)
 
 
 def halves_sheet(place: Place, shots: int) -> Sheet:
@@ -87,7 +87,7 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
         notes,
         frozenset(rules),
         2,
-        BOLD_NOTE,
+        BOLD,
     )
 
 

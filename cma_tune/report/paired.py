@@ -29,7 +29,7 @@ NOTES = (
     "over the test images of one run; its interval is a paired bootstrap over these images (10,000 "
     "samples), and tells nothing of other seeds.",
     "p is two-sided and not corrected for the number of tests. With n pairs the sign test can't go below "
-    "2^(1−n): 0.25 for three seeds.",
+    "2^(1−n): 0.25 for three seeds. Where all differences are the same, t has no p.",
 )
 
 
@@ -153,8 +153,10 @@ def _over(
     test, count = paired_t_test(first, second), str(len(values))
     if test is None:
         return [(dataset, at, f"one {what[:-1]}, no test", count, *means, difference, None, None)]
+    # Differences that are the same to rounding have no spread to measure their mean by.
+    p = None if abs(test.t) > 1e9 else _p(test.p)
     return [
-        (dataset, at, f"paired t over {what}", count, *means, difference, None, _p(test.p)),
+        (dataset, at, f"paired t over {what}", count, *means, difference, None, p),
         (dataset, at, f"sign over {what}", count, *means, difference, None, _p(sign_test(first, second))),
     ]
 
