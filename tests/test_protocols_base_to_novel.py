@@ -23,6 +23,7 @@ from cma_tune.learners import from_pretrained
 from cma_tune.metrics import class_similarity, modal_similarity
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.records import Record
+from cma_tune.report import report
 
 BASE, NOVEL = range(16), range(16, 32)
 
@@ -73,6 +74,43 @@ def test_both_halves_among_their_own_names(tmp_path: Path, shapes: Dataset, lear
     base, novel = figures["base_accuracy"], figures["novel_accuracy"]
     assert figures["harmonic_mean"] == pytest.approx(2 / (1 / base + 1 / novel))
     assert record.protocol == "base-to-novel" and 0 <= figures["validation_accuracy"] <= 100
+
+
+@pytest.mark.parametrize("learner", ["coop", "cocoop"])
+def test_the_generalised_figures_are_those_among_all_names(
+    tmp_path: Path, shapes: Dataset, learner: str
+) -> None:
+    (record,) = run(base_to_novel_config(tmp_path, learner=learner, optim=OptimConfig(epochs=2, lr=0.3)))
+    folder = next(tmp_path.rglob("record.json")).parent
+    features, text, target = half_by_hand(folder, shapes, range(32))
+    shares = []
+    for name, half in (("base", BASE), ("novel", NOVEL)):
+        right = [
+            int((text if text.dim() == 2 else text[n]).mv(features[n]).argmax()) == label
+            for n, label in enumerate(target.tolist())
+            if label in half
+        ]
+        shares.append(100 * sum(right) / len(right))
+        assert record.figures[f"{name}_accuracy_among_all"] == pytest.approx(shares[-1], abs=1e-9)
+        # The other half's names can only mislead.
+        assert shares[-1] <= record.figures[f"{name}_accuracy"]
+    mean = 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
+    assert record.figures["harmonic_mean_among_all"] == pytest.approx(mean)
+
+
+def test_a_record_without_the_generalised_figures_loads_and_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (record,) = run(base_to_novel_config(tmp_path, dataset="digits"))
+    path = next(tmp_path.rglob("record.json"))
+    content = json.loads(path.read_text())
+    content["figures"] = {k: v for k, v in content["figures"].items() if not k.endswith("among_all")}
+    path.write_text(json.dumps(content))
+    assert len(content["figures"]) == len(record.figures) - 3
+    (again,) = run(base_to_novel_config(tmp_path, dataset="digits"))  # finished: skipped as it is
+    assert again.figures == content["figures"]
+    report(str(tmp_path), "csv")
+    assert f"{record.figures['harmonic_mean']:.2f}" in capsys.readouterr().out
 
 
 def test_base_images_are_the_picks_over_all_classes(

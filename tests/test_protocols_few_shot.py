@@ -264,6 +264,8 @@ def test_zero_shot_is_measured_on_both_halves_among_their_own_names(tmp_path: Pa
     expected = {
         "base_accuracy": (logits[base][:, :half].argmax(1) == labels[base]).double().mean(),
         "novel_accuracy": (logits[novel][:, half:].argmax(1) + half == labels[novel]).double().mean(),
+        "base_accuracy_among_all": (logits[base].argmax(1) == labels[base]).double().mean(),
+        "novel_accuracy_among_all": (logits[novel].argmax(1) == labels[novel]).double().mean(),
     }
     for name, share in expected.items():
         assert record.figures[name] == pytest.approx(100 * float(share))

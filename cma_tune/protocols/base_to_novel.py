@@ -1,6 +1,7 @@
 """Base-to-novel: learn on the first half of the classes, test on both halves (CoCoOp, sec. 4.1).
 
-Each half is classified among its own names alone; the harmonic mean weighs both.
+Each half is classified among its own names alone; the harmonic mean weighs both. In the generalised form
+(Xian et al. 2017, "Zero-shot learning: the good, the bad and the ugly") each half stands among all names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
-from cma_tune.protocols.runs import class_half, each_run, leave, make_record, per_class, train_one, validate
+from cma_tune.protocols.runs import (
+    class_half,
+    each_run,
+    generalised,
+    leave,
+    make_record,
+    per_class,
+    train_one,
+    validate,
+)
 from cma_tune.records import Record
 from cma_tune.train import evaluate
 
@@ -85,6 +95,9 @@ def _one(setup: Setup, run: Run) -> Record:
         "novel_class_similarity": on_novel.class_similarity,
         "novel_modal_similarity": on_novel.modal_similarity,
     }
+    among_all = learner.for_classes(picked.class_names)
+    on_all = evaluate(among_all, features, labels, setup.accelerator, config.eval_batch_size)
+    figures |= generalised(on_all)
     by_class = {"base": per_class(on_base, base_split.class_names), "novel": per_class(on_novel, novel_names)}
     record = make_record(setup, run, figures, by_class, training, base_split)
     return leave(setup, run, record, learner, {"base": on_base, "novel": on_novel})

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, expand
-from cma_tune.data.splits import Split
+from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner
 from cma_tune.learners.saving import save_prompt
+from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import check_choices, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
@@ -218,3 +219,23 @@ def class_half(features: Tensor, labels: Tensor, half: list[int]) -> tuple[Tenso
     """The images of one half of the classes, relabelled from 0."""
     kept = torch.isin(labels, torch.tensor(half))
     return features[kept], labels[kept] - half[0]
+
+
+def generalised(tested: Evaluation) -> dict[str, float]:
+    """Accuracies of base and novel images among all names, in percent, and their harmonic mean.
+
+    Args:
+        tested: over images of both halves, among the names of all classes.
+
+    Raises:
+        ValueError: a half has no images.
+    """
+    base, novel = (
+        accuracy(*tested.predictions[torch.isin(tested.predictions[:, 1], torch.tensor(half))].unbind(dim=1))
+        for half in base_novel_labels(len(tested.per_class))
+    )
+    return {
+        "base_accuracy_among_all": base,
+        "novel_accuracy_among_all": novel,
+        "harmonic_mean_among_all": harmonic_mean(base, novel),
+    }

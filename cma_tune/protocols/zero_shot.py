@@ -10,7 +10,7 @@ from cma_tune.config import Run, ZeroShotConfig
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.learners import ZeroShot
 from cma_tune.metrics import harmonic_mean
-from cma_tune.protocols.runs import class_half, finished, leave, make_record, per_class
+from cma_tune.protocols.runs import class_half, finished, generalised, leave, make_record, per_class
 from cma_tune.records import Record
 from cma_tune.train import Evaluation, evaluate
 
@@ -41,6 +41,7 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         base, novel = (half.accuracy for half in halves.values())
         mean = harmonic_mean(base, novel)
         figures |= {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": mean}
+        figures |= generalised(result)
     record = make_record(setup, run, figures, {"test": per_class(result, class_names)})
     leave(setup, run, record, tested={"test": result, **halves})
     setup.say(f"{run.folder()}: {record.headline()}")
