@@ -87,7 +87,7 @@ class GridConfig(FewShotConfig):
 
 @dataclass
 class DataConfig:
-    """Datasets: list | status | check NAME | miniature NAME OUT.
+    """Datasets: list | status | check NAME | fetch NAME | miniature NAME OUT.
 
     Attributes:
         words: what to do, and with what.

@@ -1,4 +1,4 @@
-"""Datasets by command: what there is, what is missing, what is wrong, and miniatures."""
+"""Datasets by command: what there is, what is missing, what is wrong, downloads and miniatures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cma_tune.build import source_options
 from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
+from cma_tune.data.fetch import fetch
+from cma_tune.data.hub_form import is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.inventory import check_dataset, missing
 from cma_tune.data.layouts import miniature_sizes
@@ -22,12 +24,13 @@ def data(config: DataConfig) -> None:
 
     Raises:
         UserError: an unknown action or dataset, too many or too few words; see also the actions.
-        SystemExit: with 1, `check` found something wrong.
+        SystemExit: with 1, `check` found something wrong, or `fetch` left something to do by hand.
     """
     actions: dict[str, tuple[Callable[..., None], str]] = {
         "list": (_list, ""),
         "status": (_status, ""),
         "check": (_check, "NAME"),
+        "fetch": (_fetch, "NAME"),
         "miniature": (_miniature, "NAME OUT"),
     }
     action, *words = config.words or [""]
@@ -85,6 +88,21 @@ def _check(config: DataConfig, name: str) -> None:
     print(f"{name}: {wrong or 'nothing'} wrong{warned}")
     if wrong:
         raise SystemExit(1)
+
+
+def _fetch(config: DataConfig, name: str) -> None:
+    if is_hub_root(Path(config.data_root)):
+        raise UserError(
+            "Expected a folder in --data-root for fetch, got hub:; the Hub's form needs no fetch."
+        )
+    root = Path(config.data_root).expanduser()
+    by_hand = fetch(name, root, lambda text: print(text, flush=True))
+    for sentence in by_hand:
+        print(sentence)
+    if by_hand:
+        print(f"{name}: not complete; the above has to be done by hand")
+        raise SystemExit(1)
+    print(f"{name}: complete below {root}; 'cma-tune data check {name}' looks through it")
 
 
 def _miniature(config: DataConfig, name: str, out: str) -> None:

@@ -1,0 +1,189 @@
+"""Bringing datasets: split files, and images where they lie open; what can't be brought is said exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cma_tune.data.archives import extract
+from cma_tune.data.catalog import IMAGES_FROM, CatalogEntry
+from cma_tune.data.class_names import imagenet_names
+from cma_tune.data.download import OfflineError, download
+from cma_tune.data.hub_repositories import HUB
+from cma_tune.data.layouts import CLASS_NAMES
+from cma_tune.data.miniature import find_entry
+from cma_tune.errors import UserError
+from cma_tune.files import write_text
+
+DRIVE = "https://drive.usercontent.google.com/download?export=download&id="
+"""Small files on Google Drive come from here without a browser."""
+
+DOWNLOADS = ".downloads"
+"""Folder below the data root for what is being downloaded."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a dataset's images lie open.
+
+    Attributes:
+        url: of the archive.
+        md5: its checksum as torchvision has it, or None where none is known.
+        strip: path inside that becomes the dataset's folder.
+        inner: archive inside the archive that holds the images, if any.
+    """
+
+    url: str
+    md5: str | None = None
+    strip: str = ""
+    inner: str | None = None
+
+
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+ARCHIVES: dict[str, Archive] = {
+    "caltech101": Archive(
+        "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+        "3138e1922a9193bfa496528edbbc45d0",
+        "caltech-101",
+        "101_ObjectCategories.tar.gz",
+    ),
+    "oxford_pets": Archive(f"{_VGG}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+    "oxford_flowers": Archive(f"{_VGG}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
+    "food101": Archive(
+        "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87", "food-101"
+    ),
+    "fgvc_aircraft": Archive(
+        f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", None, "fgvc-aircraft-2013b/data"
+    ),
+    "dtd": Archive(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1", "dtd"),
+    "eurosat": Archive(
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+        "c8fa014336c82ac7804f0398fcb19387",
+    ),
+    "imagenetv2": Archive(
+        "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz"
+    ),
+    "imagenet_a": Archive("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar"),
+    "imagenet_r": Archive("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"),
+}
+
+WHY_NOT = {
+    "imagenet": "they are given out only after registration",
+    "stanford_cars": "their official server is gone",
+    "sun397": "they are 37 GB from a slow server",
+    "ucf101": "they lie on Google Drive, which asks for a click in a browser",
+    "imagenet_sketch": "they lie on Google Drive, which asks for a click in a browser",
+}
+
+
+def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Bring what is missing of a dataset below `root`.
+
+    A download that breaks is kept and gone on with by the next call; archives are removed once unpacked.
+
+    Args:
+        name: key of the catalogue.
+        root: data root.
+        say: told what happens.
+
+    Returns:
+        What is left to be done by hand, one sentence each; empty if the dataset is complete.
+
+    Raises:
+        UserError: unknown name, a broken connection, a wrong checksum, or a damaged or hostile archive.
+    """
+    entry = find_entry(name)
+    folder = root / entry.folder
+    by_hand: list[str] = []
+    try:
+        if entry.split_file is not None and not (folder / entry.split_file).is_file():
+            by_hand += _split_file(entry, folder, say)
+        # An archive goes when all of it is unpacked: while it is there, images may be missing.
+        if not (folder / entry.images).is_dir() or _archive_path(entry, root).is_file():
+            by_hand += _images(entry, folder, _archive_path(entry, root), say)
+    except OfflineError as error:
+        raise OfflineError(f"{error} {' '.join(_all_by_hand(entry, folder))}") from None
+    names = root / "imagenet" / CLASS_NAMES
+    if name == "imagenet" and not names.exists():
+        write_text(names, "".join(f"{wnid} {called}\n" for wnid, called in imagenet_names().items()))
+        say(f"{names}: written")
+    return by_hand
+
+
+def _archive_path(entry: CatalogEntry, root: Path) -> Path:
+    url = ARCHIVES[entry.name].url if entry.name in ARCHIVES else entry.name
+    return root / DOWNLOADS / url.rsplit("/", 1)[-1]
+
+
+def _all_by_hand(entry: CatalogEntry, folder: Path) -> list[str]:
+    sentences = []
+    if entry.split_file is not None and not (folder / entry.split_file).is_file():
+        sentences.append(_split_by_hand(entry, folder))
+    if not (folder / entry.images).is_dir():
+        sentences.append(_images_by_hand(entry, folder))
+    return sentences
+
+
+def _split_by_hand(entry: CatalogEntry, folder: Path) -> str:
+    return f"Download {entry.split_url()} in a browser and put it at {folder / str(entry.split_file)}."
+
+
+def _images_by_hand(entry: CatalogEntry, folder: Path) -> str:
+    why = f" ({WHY_NOT[entry.name]})" if entry.name in WHY_NOT else ""
+    hub = (
+        ""
+        if HUB[entry.name].repo is None
+        else f", or use the Hub's with --data-root hub: ({HUB[entry.name].repo})"
+    )
+    origin = ARCHIVES[entry.name].url if entry.name in ARCHIVES else IMAGES_FROM[entry.name]
+    return f"Download the images from {origin}{why} and unpack them as {folder / entry.images}{hub}."
+
+
+def _split_file(entry: CatalogEntry, folder: Path, say: Callable[[str], None]) -> list[str]:
+    path = folder / str(entry.split_file)
+    arriving = folder / f".{entry.split_file}.arriving"
+    try:
+        download(f"{DRIVE}{entry.split_drive_id}", arriving, say=say)
+        content = json.loads(arriving.read_text(encoding="utf-8"))
+        if {"train", "val", "test"} <= set(content):
+            arriving.replace(path)
+            say(f"{path}: fetched")
+            return []
+    except OfflineError:
+        raise
+    except (UserError, ValueError, TypeError):
+        pass  # Google Drive's own page in place of the file, or a refusal: by hand, then
+    finally:
+        arriving.unlink(missing_ok=True)
+    return [_split_by_hand(entry, folder)]
+
+
+def _images(entry: CatalogEntry, folder: Path, path: Path, say: Callable[[str], None]) -> list[str]:
+    if entry.name not in ARCHIVES:
+        return [_images_by_hand(entry, folder)]
+    archive = ARCHIVES[entry.name]
+    download(archive.url, path, archive.md5, say)
+    if archive.md5 is None:
+        say(f"{path.name}: no checksum is published, so none was compared")
+    if archive.inner is None:
+        count = extract(path, folder, archive.strip)
+    else:
+        opened = path.with_name(f"{path.name}.opened")
+        extract(path, opened, archive.strip)
+        if not (opened / archive.inner).is_file():
+            raise UserError(f"Expected {archive.inner} in {path}, got none; unpack it by hand.")
+        count = extract(opened / archive.inner, folder)
+        for file in sorted(opened.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        opened.rmdir()
+    if not (folder / entry.images).is_dir():
+        raise UserError(
+            f"Expected {path} to hold {entry.images}, but it holds other folders; look into {folder} and "
+            f"move the images to {folder / entry.images}."
+        )
+    path.unlink()
+    say(f"{folder}: {count:,} files unpacked")
+    return []
