@@ -16,16 +16,8 @@ from test_report_tables import accuracy, base_to_novel, few_shot, zero_shot
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig
 from cma_tune.records import Record
 from cma_tune.report import draw_figures
-from cma_tune.report.figures import (
-    COLORS,
-    DPI,
-    HEIGHT,
-    WIDTH,
-    _few_shot_figure,
-    _weight_curves,
-    _weight_figure,
-    _weight_panels,
-)
+from cma_tune.report.drawing import COLORS, DPI, HEIGHT, WIDTH
+from cma_tune.report.figures import _few_shot_figure, _weight_curves, _weight_figure, _weight_panels
 
 
 def sweep(

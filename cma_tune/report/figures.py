@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cma_tune.config import slug
 from cma_tune.files import write_atomically
 from cma_tune.records import Record
+from cma_tune.report.drawing import GREY, STYLES, draw_line, finish, new_figure, shot_axis, wrapped
 from cma_tune.report.groups import learner_name, shots_text
+from cma_tune.report.overview_figures import overview_figures
 from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Row, Table, build_tables
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, without the yellow that is lost on white; colour-blind readers can tell them apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "osD^vPX"
-STYLES = ("-", "--", ":", "-.")
-DPI, WIDTH, HEIGHT = 150, 6.4, 4.2
-"""Pixels per inch; inches of one panel. The legend below it adds to the height."""
-GREY = "#666666"
 
 
 def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
@@ -35,7 +26,8 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     One file for each dataset and backbone, for base-to-novel's λ curves (base, novel, H) also for each number
     of shots, and none where there is a single λ. Few-shot's λ curves, a line for each number of shots, need
     three λ at the same shots. The λ are those of the runs: a λ chosen on validation images has no place on a
-    λ curve. Error bars are 95 % intervals over seeds.
+    λ curve. Error bars are 95 % intervals over seeds. From two datasets on there are averages and
+    scatters over them too, see `overview_figures`.
 
     Args:
         records: of zero-shot, few-shot and base-to-novel.
@@ -48,7 +40,8 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
         UserError: as `build_tables`.
     """
     drawn: list[tuple[str, Figure]] = []
-    for table in build_tables(records):
+    tables = build_tables(records)
+    for table in tables:
         if table.kind != "accuracy":
             continue
         name = f"{slug(table.dataset)}-{slug(table.backbone)}.png"
@@ -58,56 +51,35 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
         if panels := _weight_panels(table):
             kind = "few_shot_weights" if few_shot else f"weights-{table.shots}shots"
             drawn.append((f"{kind}-{name}", _weight_figure(table, panels)))
+    drawn = [*overview_figures(tables), *drawn]
     for name, figure in drawn:
         write_atomically(folder / name, partial(figure.savefig, format="png"))
     return [folder / name for name, _ in drawn]
 
 
-def _new_figure(panels: int, legend_rows: int) -> tuple[Figure, list[Axes]]:
-    """A figure of its own: nothing is registered with pyplot, and no display is needed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    size = (WIDTH + (panels - 1) * 0.7 * WIDTH, HEIGHT + 0.22 * legend_rows)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-        one.set_axisbelow(True)
-    return figure, axes
-
-
 def _few_shot_figure(table: Table) -> Figure:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     learned = [row for row in table.rows if row.group.learner != "zero_shot"]
     references = [row for row in table.rows if row.group.learner == "zero_shot"]
-    names = [_wrapped(row.name, 44) for row in table.rows]
+    names = [wrapped(row.name, 44) for row in table.rows]
     columns = 2 if max(len(row.name) for row in table.rows) > 14 else 4
     legend_rows = -(-sum(name.count("\n") + 1 for name in names) // columns)
-    figure, (axes,) = _new_figure(1, legend_rows)
+    figure, (axes,) = new_figure(1, legend_rows)
     for number, row in enumerate(references):
         cell = next(cell for cell in row.cells if cell)
         style = STYLES[(number + 1) % len(STYLES)]
-        axes.axhline(cell.mean, color=GREY, linestyle=style, linewidth=1.3, label=_wrapped(row.name, 44))
+        axes.axhline(cell.mean, color=GREY, linestyle=style, linewidth=1.3, label=wrapped(row.name, 44))
     shots = sorted({cell.shots for row in learned for cell in row.cells if cell})
-    axes.set_xscale("log", base=2)
     for number, row in enumerate(learned):
         cells = [cell for cell in row.cells if cell]
         # Points of the same shots stand beside each other, or their error bars would hide one another.
         step = min(0.05, 0.25 / len(learned))
         shift = 2 ** (step * (number - (len(learned) - 1) / 2))
         positions = [cell.shots * shift for cell in cells]
-        _line(axes, positions, cells, number, _wrapped(row.name, 44))
-    axes.set_xlim(shots[0] / 1.35, shots[-1] * 1.35)
-    axes.xaxis.set_major_locator(FixedLocator(shots))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(shots, [str(number) for number in shots])
-    axes.set_xlabel("training images per class (shots)")
-    axes.set_ylabel("accuracy (%)")
-    _finish(figure, [axes], f"Few-shot: dataset {table.dataset}, backbone {table.backbone}", table, columns)
+        draw_line(axes, positions, cells, number, wrapped(row.name, 44))
+    shot_axis(axes, shots)
+    finish(
+        figure, [axes], f"Few-shot: dataset {table.dataset}, backbone {table.backbone}", _bars(table), columns
+    )
     return figure
 
 
@@ -182,60 +154,22 @@ def _curve_name(row: Row) -> str:
 
 
 def _weight_figure(table: Table, panels: Sequence[tuple[str, list[_Line]]]) -> Figure:
-    figure, all_axes = _new_figure(len(panels), 1)
+    figure, all_axes = new_figure(len(panels), 1)
     columns = sorted({line.column for _, lines in panels for line in lines})
     for axes, (name, lines) in zip(all_axes, panels, strict=True):
         for line in lines:
             weights, cells = [weight for weight, _ in line.points], [cell for _, cell in line.points]
-            _line(axes, weights, cells, columns.index(line.column), line.label)
+            draw_line(axes, weights, cells, columns.index(line.column), line.label)
         axes.set_xlabel("weight λ of (1−λ)·CE + λ·CMA")
         if len(panels) > 1:
-            axes.set_title(_wrapped(name, 40), fontsize=9)
+            axes.set_title(wrapped(name, 40), fontsize=9)
     all_axes[0].set_ylabel("accuracy (%)")
     protocol = f"{table.protocol.capitalize()}" + (f", {shots_text(table.shots)}" if table.shots else "")
     title = f"{protocol}: dataset {table.dataset}, backbone {table.backbone}"
     if len(panels) == 1:
         title += f", {panels[0][0]}"
-    _finish(figure, all_axes, title, table, max(3, min(len(columns), 5)))
+    finish(figure, all_axes, title, _bars(table), max(3, min(len(columns), 5)))
     return figure
-
-
-def _line(axes: Axes, x: Sequence[float], cells: Sequence[Cell], number: int, label: str) -> None:
-    axes.errorbar(
-        x,
-        [cell.mean for cell in cells],
-        # A single seed has no interval, and so no bar: one of length 0 would claim that there is no spread.
-        yerr=[math.nan if cell.interval is None else cell.interval for cell in cells],
-        label=label,
-        color=COLORS[number % len(COLORS)],
-        marker=MARKERS[number % len(MARKERS)],
-        linestyle=STYLES[number // len(COLORS) % len(STYLES)],
-        linewidth=1.6,
-        markersize=5,
-        elinewidth=1.0,
-        capsize=2.5,
-    )
-
-
-def _finish(figure: Figure, panels: Sequence[Axes], title: str, table: Table, columns: int) -> None:
-    """Title, legend below everything, and what the error bars are."""
-    figure.suptitle(_wrapped(title, 70), fontsize=11)
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        # Without its bars a handle shows how the line is dashed.
-        [handle[0] if isinstance(handle, tuple) else handle for handle in handles.values()],
-        list(handles),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=8.5,
-        handlelength=3.2,
-        title=_bars(table),
-        title_fontsize=8.5,
-    )
 
 
 def _bars(table: Table) -> str:
@@ -246,7 +180,3 @@ def _bars(table: Table) -> str:
         return "one seed: no intervals"
     over = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     return f"error bars: 95 % interval over {over} seeds"
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width)
