@@ -18,6 +18,9 @@ EPILOG = """examples:
   cma-tune report runs --format markdown
 """
 
+CATALOG_VARIABLE = "CMA_TUNE_CATALOG"
+"""Names the YAML file of own datasets; `cma_tune.data.own_catalog` reads it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake prints one sentence and exits with 2."""
@@ -51,10 +54,26 @@ def _dispatch(arguments: list[str]) -> None:
         raise UserError(
             f"Expected a command out of {', '.join(COMMANDS)}, got '{name}'{nearest(name, COMMANDS)}."
         )
-    config = parse(name, rest)
+    config = parse(name, _without_catalog(rest))
     # Tensors cross process borders in training; their own warnings about forking are noise here.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     COMMANDS[name].run(config)
+
+
+def _without_catalog(arguments: list[str]) -> list[str]:
+    """Take ``--catalog FILE`` out, which every command knows, and leave it where started processes see it."""
+    rest: list[str] = []
+    queue = iter(arguments)
+    for token in queue:
+        flag, equals, value = token.partition("=")
+        if flag != "--catalog":
+            rest.append(token)
+            continue
+        value = value if equals else next(queue, "")
+        if not value or value.startswith("--"):
+            raise UserError("Expected a file after --catalog, got none; name a YAML file of datasets.")
+        os.environ[CATALOG_VARIABLE] = os.path.abspath(os.path.expanduser(value))
+    return rest
 
 
 def _help() -> str:
@@ -64,6 +83,7 @@ def _help() -> str:
     lines += [
         "",
         "'cma-tune COMMAND --help' lists its options, '--print_config' prints them as YAML.",
+        "Every command takes --catalog FILE.yaml: datasets of your own by name.",
         "",
         EPILOG,
     ]

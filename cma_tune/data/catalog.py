@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cma_tune.data.builtin import BUILTIN_NAMES
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.errors import UserError, nearest
 
 
@@ -189,8 +190,16 @@ SOURCE_PREFIXES = ("folder:", "csv:", "hub:")
 
 
 def known_names() -> list[str]:
-    """Every dataset that can be named without a prefix: embedded, the eleven, ImageNet's variants."""
-    return [*BUILTIN_NAMES, *ENTRIES]
+    """Every dataset that can be named without a prefix: embedded, the eleven, ImageNet's variants, own ones.
+
+    Raises:
+        UserError: the file of own datasets can't be read, or takes a name that is there already.
+    """
+    own = own_entries()
+    taken = [name for name in own if name in BUILTIN_NAMES or name in ENTRIES]
+    if taken:
+        raise UserError(f"Expected new names for datasets of one's own, got '{taken[0]}'; rename it.")
+    return [*BUILTIN_NAMES, *ENTRIES, *own]
 
 
 def check_dataset_name(name: str) -> None:

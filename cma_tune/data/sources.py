@@ -22,6 +22,7 @@ from cma_tune.data.dataset import (
 from cma_tune.data.hub_form import is_hub_root, read_hub
 from cma_tune.data.layouts import read_layout
 from cma_tune.data.listings import csv_file, image_folder
+from cma_tune.data.own_catalog import OwnEntry, own_entries
 from cma_tune.data.splits import Item, Split, check_split
 from cma_tune.data.tables import TableImages, hub_table
 
@@ -50,7 +51,7 @@ def load_dataset(
 
     Args:
         name: an embedded dataset, a key of the catalogue, ``folder:PATH``, ``csv:FILE`` or
-            ``hub:REPO_OR_FOLDER``.
+            ``hub:REPO_OR_FOLDER``, or a name of the YAML file that CMA_TUNE_CATALOG names.
         root: folder that holds the folders of the catalogue; ``hub:``, ``hub:FOLDER`` or ``hub:ORG/REPO`` for
             the Hub's form of them (`read_hub`).
         options: columns, splits and class names of the general sources and the Hub's form.
@@ -61,6 +62,7 @@ def load_dataset(
     """
     check_dataset_name(name)
     check_templates(templates)
+    own = own_entries().get(name)
     if name in BUILTIN_NAMES:
         dataset = _builtin(name)
     elif name in ENTRIES:
@@ -69,8 +71,12 @@ def load_dataset(
         else:
             dataset = read_layout(name, root.expanduser())
     else:
-        kind, place = name.split(":", 1)
-        dataset = _GENERAL[kind](name, place, options or SourceOptions())
+        options = options or SourceOptions()
+        kind, place = (own.source if own is not None else name).split(":", 1)
+        dataset = _GENERAL[kind](name, place, options if own is None else _with_own(options, own))
+        if own is not None and own.templates:
+            check_templates(own.templates)
+            dataset = replace(dataset, templates=own.templates)
         check_split(dataset.split, name)
     return replace(dataset, templates=tuple(templates)) if templates else dataset
 
@@ -82,3 +88,10 @@ def _builtin(name: str) -> Dataset:
     )
     split = check_split(Split(train, val, test, data.class_names), name)
     return Dataset(name, split, BuiltinImages(name), data.templates, f"embedded, version {data.version}")
+
+
+def _with_own(options: SourceOptions, own: OwnEntry) -> SourceOptions:
+    """The entry's columns and parts, where no others were asked for."""
+    default = SourceOptions()
+    said = {key: v for key, v in own.options().items() if getattr(options, key) == getattr(default, key)}
+    return replace(options, **said)

@@ -15,6 +15,7 @@ from cma_tune.data.inventory import check_dataset, missing
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.miniature import write_miniature
 from cma_tune.data.miniature_hub import write_hub_miniature
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.errors import UserError, nearest
 from cma_tune.options import DataConfig
 
@@ -59,6 +60,8 @@ def _list(config: DataConfig) -> None:
             print(f"            into DATA_ROOT/{entry.folder}/{entry.split_file}")
         if HUB[name].repo is not None:
             print(f"  Hub       {HUB[name].repo} (--data-root hub:)")
+    for name, own in own_entries().items():
+        print(f"{name}: {own.source}")
 
 
 def _status(config: DataConfig) -> None:
