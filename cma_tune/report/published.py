@@ -96,7 +96,7 @@ def _sheet(place: Place) -> Sheet | None:
             if rows and theirs.dataset != last:
                 rules.add(len(rows))
             last = theirs.dataset
-            rows.append(_row(theirs, method, cell))
+            rows.append(_row(theirs, method, cell, _same_backbone(place)))
     if not rows:
         return None
     figure = "accuracy" if place.protocol == "few-shot" else "novel accuracy"
@@ -112,12 +112,16 @@ def _notes(place: Place) -> Iterable[str]:
         "neither mean lies in the other's interval. – where one of the two has no interval."
     )
     backbone = BACKBONES[place.protocol]
-    if place.backbone.split()[0].removesuffix("-quickgelu") != backbone:
-        yield f"The paper's backbone is {backbone}: differences to {place.backbone} tell nothing of methods."
+    if not _same_backbone(place):
+        yield f"The paper's backbone is {backbone}: differences to {place.backbone} are not judged."
     elif "openai" not in place.backbone.split():
         yield f"The paper's {backbone} has OpenAI's weights."
     if place.protocol == "few-shot":
         yield "CoOp + CMA: λ of the authors' release, which the paper's table is taken to use."
+
+
+def _same_backbone(place: Place) -> bool:
+    return place.backbone.split()[0].removesuffix("-quickgelu") == BACKBONES[place.protocol]
 
 
 def _counterparts(place: Place, theirs: Published) -> list[Method]:
@@ -140,10 +144,10 @@ def _ours(place: Place, method: Method, theirs: Published, metric: str) -> Cell 
     return average([cell for cell in cells if cell]) if all(cells) else None
 
 
-def _row(theirs: Published, method: Method, cell: Cell) -> tuple[Content, ...]:
+def _row(theirs: Published, method: Method, cell: Cell, comparable: bool) -> tuple[Content, ...]:
     difference = cell.mean - theirs.accuracy
     outside = None
-    if cell.interval is not None and theirs.interval is not None:
+    if comparable and cell.interval is not None and theirs.interval is not None:
         outside = OUTSIDE if abs(difference) > max(cell.interval, theirs.interval) else INSIDE
     at = f", {shots_text(theirs.shots)}" if theirs.shots and method.learner != "zero_shot" else ""
     return (

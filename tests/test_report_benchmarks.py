@@ -1,0 +1,69 @@
+"""The scripts of benchmarks/paper: one for each of the eleven, from the recipes, and quick on a miniature."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cma_tune.config import BaseToNovelConfig
+from cma_tune.data.catalog import CATALOG
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "paper"
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that the scripts share."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import paper_rows
+
+    return paper_rows
+
+
+def test_there_is_a_script_for_each_of_the_eleven_and_it_runs_its_own(
+    rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(rows, "main", ran.append)
+    scripts = sorted(path for path in FOLDER.glob("*.py") if path.stem != "paper_rows")
+    for script in scripts:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ran == [script.stem for script in scripts] == sorted(CATALOG)
+
+
+def test_the_recipes_are_the_papers(rows: Any) -> None:
+    def recipes(protocol: str) -> list[Any]:
+        return [rows.recipe(protocol, name, "dtd", "data", "runs") for name in rows.RECIPES[protocol]]
+
+    coop, cma = recipes("few-shot")
+    for config in (coop, cma):
+        assert (config.backbone, config.shots, config.seeds) == (
+            "RN50-quickgelu",
+            [1, 2, 4, 8, 16],
+            [1, 2, 3],
+        )
+        assert (config.dataset, config.data_root, config.output) == ("dtd", "data", "runs")
+    assert (coop.weights, cma.weights) == ([0.0], ["recipe"])
+    (novel,) = recipes("base-to-novel")
+    assert isinstance(novel, BaseToNovelConfig) and novel.backbone == "ViT-B-16-quickgelu"
+    assert len(novel.weights) == 11 and novel.shots == [16]
+
+
+def test_quick_runs_everything_on_a_miniature(
+    rows: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["eurosat.py", "--quick", "--seeds", "1", "--format", "csv"])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(FOLDER / "eurosat.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "eurosat," in line]
+    methods = [line.split("eurosat,", 1)[1].rsplit(",", 1)[0].replace('"', "") for line in lines]
+    names = [method.split(",")[0] + ("," + method.split(",")[1]) * ("CMA" in method) for method in methods]
+    assert names == [
+        *("Zero-shot", "CoOp", "CoOp", "CoOp + CMA, λ=0.1", "CoOp + CMA, λ=0.1"),  # 1 and 16 shots each
+        *("CoOp", "CoOp + CMA, λ=1"),
+    ]
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
