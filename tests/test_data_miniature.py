@@ -109,6 +109,41 @@ def test_file_names_recover_the_published_split(name: str, layout: Path, hub: Pa
     assert few_shot_split(theirs.split, 1, 3) == few_shot_split(ours.split, 1, 3)
 
 
+@pytest.mark.parametrize("name", ["oxford_pets", "eurosat"])
+def test_file_names_alone_recover_the_published_split(
+    name: str, published_splits: dict[str, Split], tmp_path: Path
+) -> None:
+    published = published_splits[name]
+    items = sorted({*published.train, *published.val, *published.test}, key=lambda item: item.key[::-1])
+    numbers = {
+        "image_id": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=source_names(name)[0]),
+        "image": datasets.Image(),
+    }
+    cut = len(items) // 3
+    tables = {
+        part: datasets.Dataset.from_dict(
+            {
+                "image_id": [Path(item.key).stem for item in own],
+                "label": [item.label for item in own],  # these two have the literature's order
+                "image": [None] * len(own),
+            },
+            features=datasets.Features(numbers),
+        )
+        for part, own in (("train", items[cut:]), ("test", items[:cut]))
+    }
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / name)
+    dataset = load_dataset(name, Path(f"hub:{tmp_path}"))
+    assert dataset.split == published and dataset.split.digest() == published.digest()
+    assert dataset.origin.startswith("published split split_zhou_")
+    datasets.DatasetDict({**tables, "test": tables["test"].select(range(1, cut))}).save_to_disk(
+        tmp_path / "less" / name
+    )
+    less = load_dataset(name, Path(f"hub:{tmp_path}/less"))
+    assert "not the published split" in less.origin
+
+
 def test_a_split_that_is_not_the_tables_is_refused(layout: Path, hub: Path, tmp_path: Path) -> None:
     (tmp_path / "eurosat").symlink_to(hub / "eurosat")
     path = tmp_path / "split_zhou_EuroSAT.json"

@@ -16,6 +16,7 @@ from cma_tune.data.hub_repositories import HUB, HubForm
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.parts import complete, find_parts
 from cma_tune.data.splits import Item, Split, check_split, read_coop_split
+from cma_tune.data.stem_splits import KEYS, published_order
 from cma_tune.data.tables import TableImages, open_table, with_images
 from cma_tune.errors import UserError
 
@@ -51,8 +52,8 @@ def read_hub(name: str, root: Path, options: SourceOptions) -> Dataset:
     """A dataset of the catalogue from its Hub repository or a local table of that form.
 
     Classes are matched by name, so a repository's own order is of no account. Where the rows carry file names
-    and the published split file is at hand, the split is the published one; else it is the source's own, and
-    the origin says so.
+    and the published split file is at hand (or the package knows the split by them: Pets, EuroSAT), the split
+    is the published one; else it is the source's own, and the origin says so.
 
     Args:
         name: key of the catalogue.
@@ -73,9 +74,16 @@ def read_hub(name: str, root: Path, options: SourceOptions) -> Dataset:
     labels = _labels(name, tables, place, options)
     notes = "miniature of drawn images, " if miniature_sizes(Path(place)) is not None else ""
     split_file = _split_file(entry, base)
-    if split_file is not None and all(form.stem in part.column_names for part in tables.values()):
-        split, rows = _published(entry, split_file, tables, form.stem, place)
-        _check_labels(split, rows, labels, split_file, place)
+    stemmed = all(form.stem in part.column_names for part in tables.values())
+    row_of = _rows_by_stem(tables, form.stem) if stemmed else {}
+    recovered = _recovered(name, row_of, labels) if split_file is None else None
+    if recovered is not None or (stemmed and split_file is not None):
+        if recovered is not None:
+            split, rows = recovered
+        else:
+            assert split_file is not None
+            split, rows = _published(entry, split_file, row_of, form.stem, place)
+            _check_labels(split, rows, labels, split_file, place)
         origin = f"{notes}published split {entry.split_file}, recovered by the file names of {place}"
         images: TableImages = KeyedImages(tables, options.image_column, rows)
         return Dataset(name, split, images, (entry.template,), origin)
@@ -185,18 +193,47 @@ def _split_file(entry: CatalogEntry, base: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def _rows_by_stem(tables: Mapping[str, Any], stem: str) -> dict[str, str]:
+    row_of: dict[str, str] = {}
+    for part, table in tables.items():
+        for row, text in enumerate(table.select_columns([stem])[:][stem]):
+            row_of[_without_suffix(str(text))] = f"{part}/{row:07d}"
+    return row_of
+
+
+def _label_at(labels: Mapping[str, list[int | None]], row_key: str) -> int | None:
+    part, row = row_key.rsplit("/", 1)
+    return labels[part][int(row)]
+
+
+def _recovered(
+    name: str, row_of: Mapping[str, str], labels: Mapping[str, list[int | None]]
+) -> tuple[Split, dict[str, str]] | None:
+    """The published split of a table that holds exactly its files, and the row of every key."""
+    order = published_order(name, list(row_of))
+    if order is None:
+        return None
+    key_of = KEYS[name]
+    parts = {
+        part: tuple(
+            Item(key_of(stem), label)
+            for stem in stems
+            if (label := _label_at(labels, row_of[stem])) is not None
+        )
+        for part, stems in order.items()
+    }
+    rows = {key_of(stem): row for stem, row in row_of.items()}
+    return check_split(Split(**parts, class_names=tuple(class_names(name))), name), rows
+
+
 def _published(
-    entry: CatalogEntry, split_file: Path, tables: Mapping[str, Any], stem: str, place: str
+    entry: CatalogEntry, split_file: Path, row_of: Mapping[str, str], stem: str, place: str
 ) -> tuple[Split, dict[str, str]]:
     """The published split over a table's rows, and the row of every key.
 
     Stems are file names, or paths below the image folder where file names come more than once.
     """
     split = read_coop_split(split_file, entry.name)
-    row_of: dict[str, str] = {}
-    for part, table in tables.items():
-        for row, text in enumerate(table.select_columns([stem])[:][stem]):
-            row_of[_without_suffix(str(text))] = f"{part}/{row:07d}"
     rows: dict[str, str] = {}
     absent = []
     for items in split.parts().values():
@@ -231,8 +268,7 @@ def _check_labels(
     """The split file and the table have to agree on every image's class, else one is of other data."""
     for items in split.parts().values():
         for item in items:
-            part, row = rows[item.key].rsplit("/", 1)
-            label = labels[part][int(row)]
+            label = _label_at(labels, rows[item.key])
             if label != item.label:
                 other = "none" if label is None else f"'{split.class_names[label]}'"
                 raise UserError(
