@@ -249,5 +249,5 @@ def test_different_versions_are_noted_and_other_protocols_refused() -> None:
     one, two = few_shot({1: [70.0, 71.0]})
     table = accuracy([one, replace(two, versions={"torch": "2.8.0"})])
     assert "Runs were made with different versions: torch 2.7.0 and 2.8.0." in table.notes
-    with pytest.raises(UserError, match="got one of 'cross-dataset'"):
-        build_tables([replace(one, protocol="cross-dataset")])
+    with pytest.raises(UserError, match="got one of 'regression'"):
+        build_tables([replace(one, protocol="regression")])

@@ -42,7 +42,7 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     drawn: list[tuple[str, Figure]] = []
     tables = build_tables(records)
     for table in tables:
-        if table.kind != "accuracy":
+        if table.kind != "accuracy" or table.protocol not in ("zero-shot", "few-shot", "base-to-novel"):
             continue
         name = f"{slug(table.dataset)}-{slug(table.backbone)}.png"
         few_shot = table.protocol == "few-shot"

@@ -137,6 +137,8 @@ def _epochs(record: Record) -> int:
 def _settings(record: Record) -> dict[str, str]:
     """Everything that decides the result of a record and is no axis of its table, flat, values as JSON."""
     left_out = _ELSEWHERE | _SAID_OTHERWISE | _AXES
+    if record.shots:
+        left_out = left_out | {"prompt"}  # the run that it was learned in is known, and tells more
     content: dict[str, Any] = {name: value for name, value in record.config.items() if name not in left_out}
     content["optim"] = {k: v for k, v in (record.config.get("optim") or {}).items() if k != "epochs"}
     if record.training.get("mixed_precision"):

@@ -15,6 +15,8 @@ from cma_tune.report.groups import Group, group_records, shots_text
 from cma_tune.report.naming import name_groups, setting_notes
 
 BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
+AMONG_ALL = {f"{metric}_among_all": name for metric, name in BASE_TO_NOVEL.items()}
+TRANSFER = ("cross-dataset", "domain-generalization")
 SIMILARITIES = {
     "class_similarity": "class similarity",
     "modal_similarity": "modal similarity",
@@ -76,7 +78,8 @@ class Table:
     Attributes:
         title: what it shows, with unit.
         kind: accuracy (percent; higher is better) or alignment (cosines).
-        protocol: few-shot (with zero-shot beside it) or base-to-novel.
+        protocol: few-shot (with zero-shot beside it), base-to-novel, generalised base-to-novel, cross-dataset
+            or domain-generalization.
         dataset: name of the dataset.
         backbone: name of the backbone.
         shots: of all rows, or None where they vary.
@@ -105,16 +108,17 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     of its own that names them. Zero-shot stands in the few-shot table, at 0 shots, and in base-to-novel's.
 
     Args:
-        records: of zero-shot, few-shot and base-to-novel.
+        records: of zero-shot, few-shot, base-to-novel, cross-dataset and domain generalisation.
 
     Returns:
-        Few-shot accuracy, its alignment, then base-to-novel and its alignment by shots.
+        Few-shot accuracy, its alignment, then base-to-novel and its alignment by shots; then the transfers.
 
     Raises:
         UserError: a record is of another protocol, or two claim different figures for the same run.
     """
     few_shot: dict[tuple[str, str], list[Record]] = {}
     base_to_novel: dict[tuple[str, str], dict[int, list[Record]]] = {}
+    transfers: dict[tuple[str, str, str, int, tuple[str, ...]], list[Record]] = {}
     records = list(records)
     shown = _shown_backbones(records)
     for record in records:
@@ -123,10 +127,13 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
             few_shot.setdefault(place, []).append(record)
         elif record.protocol == "base-to-novel":
             base_to_novel.setdefault(place, {}).setdefault(record.shots, []).append(record)
+        elif record.protocol in TRANSFER:
+            targets = tuple(map(str, record.config.get("targets", ())))
+            transfers.setdefault((record.protocol, *place, record.shots, targets), []).append(record)
         else:
             raise UserError(
-                f"Expected records of zero-shot, few-shot or base-to-novel, got one of '{record.protocol}'; "
-                "move it out of the folder."
+                f"Expected records of zero-shot, few-shot, base-to-novel, {' or '.join(TRANSFER)}, "
+                f"got one of '{record.protocol}'; move it out of the folder."
             )
     tables: list[Table] = []
     for place in sorted(few_shot.keys() | base_to_novel.keys()):
@@ -137,7 +144,7 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
         beside = [r for r in zero_shot if "base_accuracy" in r.figures]
         for shots, members in sorted(base_to_novel.get(place, {}).items()):
             tables += _base_to_novel_tables([*beside, *members], *place, shots)
-    return tables
+    return tables + [_transfer_table(several, *place) for place, several in sorted(transfers.items())]
 
 
 def _backbone(record: Record) -> str:
@@ -182,10 +189,34 @@ def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str
 
     columns = list(BASE_TO_NOVEL.values())
     place = ("base-to-novel", dataset, backbone, shots)
-    accuracy = _table("accuracy", *place, columns, rows(groups, BASE_TO_NOVEL), groups)
+    accuracy = [_table("accuracy", *place, columns, rows(groups, BASE_TO_NOVEL), groups)]
+    generalised = [row for row in rows(groups, AMONG_ALL) if any(row.cells)]
+    if generalised:  # each half's images among the names of both
+        place_of_all = (f"generalised {place[0]}", *place[1:])
+        accuracy.append(_table("accuracy", *place_of_all, list(AMONG_ALL.values()), generalised, groups))
     # Zero-shot's similarities are over all classes, those of the others over one half.
     learned = [group for group in groups if group.learner != "zero_shot"]
-    return [accuracy, *_alignment(*place, rows(learned, SIMILARITIES), groups)]
+    return [*accuracy, *_alignment(*place, rows(learned, SIMILARITIES), groups)]
+
+
+def _transfer_table(
+    records: Sequence[Record],
+    protocol: str,
+    dataset: str,
+    backbone: str,
+    shots: int,
+    targets: tuple[str, ...],
+) -> Table:
+    """What was learned on one dataset, on all targets; zero-shot, which the records hold too, beside it."""
+    groups = name_groups(group_records(records))
+    columns = {"source_accuracy": f"{dataset} (source)", **{f"accuracy: {name}": name for name in targets}}
+    columns["mean_accuracy"] = "mean of targets"
+    plain = Group("zero_shot", None, False, {}, {}, (records[0],))
+    beside = [records[0].figures.get(f"zero_shot_{metric}") for metric in columns]
+    cells = [None if v is None else Cell(m, 0, (v,), (0,)) for m, v in zip(columns, beside, strict=True)]
+    rows = [Row(plain.name, plain, tuple(cells))] if any(cells) else []
+    rows += [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in columns)) for g in groups]
+    return _table("accuracy", protocol, dataset, backbone, shots, list(columns.values()), rows, groups)
 
 
 def _alignment(

@@ -1,0 +1,67 @@
+"""Tables of what was learned on one dataset and tested on others, and of both halves among all names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from test_report_tables import base_to_novel, cells, few_shot
+
+from cma_tune.records import Record
+from cma_tune.report import build_tables, draw_figures
+
+TARGETS = ["dtd", "eurosat"]
+
+
+def transfer(values: list[tuple[float, float]], weight: float = 0.0, **changes: object) -> list[Record]:
+    """A record a seed with these accuracies on the two targets; 80 on the source; zero-shot 40 and 20."""
+    records = []
+    for one, (first, second) in zip(few_shot({16: [0.0] * len(values)}, weight=weight), values, strict=True):
+        figures = {
+            "accuracy: dtd": first,
+            "zero_shot_accuracy: dtd": 40.0,
+            "class_similarity: dtd": 0.3,
+            "accuracy: eurosat": second,
+            "zero_shot_accuracy: eurosat": 20.0,
+            "mean_accuracy": (first + second) / 2,
+            "zero_shot_mean_accuracy": 30.0,
+            "source_accuracy": 80.0,
+        }
+        config = {**one.config, "targets": TARGETS, "prompt": None, **changes}
+        run = f"transfer {one.run} {changes}"
+        records.append(replace(one, run=run, protocol="cross-dataset", config=config, figures=figures))
+    return records
+
+
+def test_targets_stand_side_by_side_with_zero_shot_above() -> None:
+    (table,) = build_tables([*transfer([(50.0, 30.0), (52.0, 34.0)]), *transfer([(60.0, 10.0)], 0.3)])
+    assert table.title == "Cross-dataset accuracy (%) at 16 shots: dataset digits, backbone embedded"
+    assert table.columns == ("digits (source)", "dtd", "eurosat", "mean of targets")
+    assert cells(table) == {
+        "Zero-shot": ["–", "40.00", "20.00", "30.00"],
+        "CoOp": ["80.00 ± 0.00", "51.00 ± 1.39", "32.00 ± 2.77", "41.50 ± 2.08"],
+        "CoOp + CMA, λ=0.3": ["80.00 (n=1)", "60.00 (n=1)", "10.00 (n=1)", "35.00 (n=1)"],
+    }
+
+
+def test_saved_prompts_of_known_runs_are_seeds_and_other_targets_another_table(tmp_path: Path) -> None:
+    first, second = transfer([(50.0, 30.0), (52.0, 34.0)])
+    second = replace(second, config={**second.config, "prompt": "digest"})
+    (table,) = build_tables([first, second])
+    assert [len(cell.values) for cell in table.rows[1].cells if cell] == [2, 2, 2, 2]
+    assert len(build_tables([first, *transfer([(50.0, 30.0)], targets=["dtd"])])) == 2
+    assert draw_figures([first, second], tmp_path) == []
+
+
+def test_both_halves_among_all_names_have_a_table_of_their_own() -> None:
+    records = base_to_novel([(80, 60), (82, 60)], 0.5)
+    among = {
+        "base_accuracy_among_all": 70.0,
+        "novel_accuracy_among_all": 30.0,
+        "harmonic_mean_among_all": 42.0,
+    }
+    records = [replace(one, figures={**one.figures, **among}) for one in records]
+    usual, generalised, alignment = build_tables(records)
+    assert (usual.protocol, alignment.kind) == ("base-to-novel", "alignment")
+    assert generalised.title.startswith("Generalised base-to-novel accuracy (%) at 16 shots")
+    assert cells(generalised) == {"CoOp + CMA, λ=0.5": ["70.00 ± 0.00", "30.00 ± 0.00", "42.00 ± 0.00"]}
