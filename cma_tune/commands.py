@@ -8,7 +8,9 @@ from typing import Any
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.options import (
+    CrossDatasetConfig,
     DataConfig,
+    DomainGeneralizationConfig,
     FeaturesConfig,
     GridConfig,
     PredictConfig,
@@ -43,6 +45,12 @@ def _base_to_novel(config: BaseToNovelConfig) -> None:
     from cma_tune.protocols.base_to_novel import base_to_novel
 
     base_to_novel(config)
+
+
+def _cross_dataset(config: CrossDatasetConfig) -> None:
+    from cma_tune.protocols.cross_dataset import cross_dataset
+
+    cross_dataset(config)
 
 
 def _grid(config: GridConfig) -> None:
@@ -91,6 +99,8 @@ COMMANDS: dict[str, Command] = {
     "zero-shot": Command(ZeroShotConfig, _zero_shot),
     "few-shot": Command(FewShotConfig, _few_shot),
     "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
+    "cross-dataset": Command(CrossDatasetConfig, _cross_dataset),
+    "domain-generalization": Command(DomainGeneralizationConfig, _cross_dataset),
     "grid": Command(GridConfig, _grid, "protocol"),
     "features": Command(FeaturesConfig, _features, "action"),
     "data": Command(DataConfig, _data, "words"),

@@ -86,6 +86,34 @@ class GridConfig(FewShotConfig):
 
 
 @dataclass
+class CrossDatasetConfig(FewShotConfig):
+    """Learn on one dataset as in few-shot, test the learned context on others, zero-shot beside it.
+
+    Attributes:
+        targets: datasets to test on, as in --dataset.
+        prompt: folder of a saved prompt to test; nothing is learned then.
+    """
+
+    targets: list[str] = field(default_factory=list)
+    prompt: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class DomainGeneralizationConfig(CrossDatasetConfig):
+    """Learn on ImageNet, test on its variants: cross-dataset with these as its defaults.
+
+    Attributes:
+        dataset: what is learned on.
+        targets: what is tested on.
+    """
+
+    dataset: str = "imagenet"
+    targets: list[str] = field(
+        default_factory=lambda: ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+    )
+
+
+@dataclass
 class DataConfig:
     """Datasets: list | status | check NAME | fetch NAME | miniature NAME OUT.
 

@@ -1,0 +1,254 @@
+"""Cross-dataset and domain generalisation: learn on one dataset, test the learned context on many.
+
+CoCoOp, sec. 4.2 (other datasets) and 4.3 (ImageNet to its variants). The context is learned as in few-shot,
+and that run is left as one: other targets can follow without training. Every target is classified among its
+own class names; nothing is learned or chosen on it, not even from its unlabelled images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from cma_tune.build import Setup
+from cma_tune.checks import check
+from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, expand, slug
+from cma_tune.data.catalog import check_dataset_name
+from cma_tune.errors import UserError
+from cma_tune.learners.saving import from_pretrained, read_card
+from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
+from cma_tune.protocols.few_shot import few_shot
+from cma_tune.protocols.runs import leave, per_class
+from cma_tune.protocols.selection import choices
+from cma_tune.records import FILE, Record, finished_record, load_record, versions
+from cma_tune.train import Evaluation, evaluate
+
+Targets = Mapping[str, Setup]
+
+
+@dataclass(frozen=True)
+class TransferRun(Run):
+    """A learned context tested on some targets."""
+
+    def options(self) -> CrossDatasetConfig:
+        """The config, which is of this kind."""
+        assert isinstance(self.config, CrossDatasetConfig)
+        return self.config
+
+    def folder(self) -> Path:
+        """Below what was learned, a folder for these targets."""
+        config, place = self.options(), super().folder()
+        if config.prompt is not None:
+            place = place.parents[2] / f"prompt-{config.prompt[:12]}"
+        to = "+".join(config.targets)
+        if len(to) > 40:
+            to = f"{len(config.targets)}-{hashlib.sha256(to.encode()).hexdigest()[:12]}"
+        return place / slug(to)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned prompt and where it comes from.
+
+    Attributes:
+        run: the run that tests it.
+        folder: of the prompt.
+        config: of the run it was learned in, as far as it is known.
+        figures: of that run, as far as they are known.
+        source: what the record says of the dataset it was learned on.
+        record: of the run it was learned in, if it is at hand.
+    """
+
+    run: TransferRun
+    folder: Path
+    config: dict[str, Any]
+    figures: dict[str, float]
+    source: dict[str, Any]
+    record: Record | None = None
+
+
+def cross_dataset(config: CrossDatasetConfig, setup: Setup | None = None) -> list[Record]:
+    """Learn on the dataset, or take a saved prompt, and test on every target, with zero-shot beside it.
+
+    Args:
+        config: of few-shot, with targets.
+        setup: of the source dataset; by default it is made.
+
+    Returns:
+        One record for every learned prompt.
+
+    Raises:
+        UserError: there are no targets, one is unknown, given twice, the source or without test images; the
+            context belongs to its own classes; see also `few_shot` and `from_pretrained`.
+    """
+    protocol = "domain-generalization" if isinstance(config, DomainGeneralizationConfig) else "cross-dataset"
+    card = read_card(config.prompt) if config.prompt is not None else None
+    if card is not None:
+        config = _as_learned(config, card)
+    _check(config, card)
+    # Targets first: a mistake in one is not waited for until the training has ended.
+    targets = {name: _target(config, name) for name in config.targets}
+    if setup is None:
+        setup = Setup(_few_shot_config(config)) if card is None else next(iter(targets.values()))
+    config = replace(config, mixed_precision=setup.precision)
+    several = _learn(protocol, config, setup) if card is None else [_from_prompt(protocol, config, card)]
+    records = []
+    for learned in several:
+        record = _finished(learned.run, targets)
+        if record is None:
+            record = _test(learned, targets, setup)
+        else:
+            setup.say(f"{learned.run.folder()}: finished before, skipped")
+        setup.say(table(record))
+        records.append(record)
+    return records
+
+
+def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDatasetConfig:
+    """What a saved prompt leaves to choose; the rest of the config was chosen when it was learned."""
+    kept = {entry.name: getattr(config, entry.name) for entry in fields(ZeroShotConfig)}
+    backbone = card["backbone"]
+    kept |= {"dataset": str(card.get("dataset", "unknown")), "backbone": backbone["name"]}
+    kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
+    kept |= {name: getattr(config, name) for name in ("targets", "prompt", "resume")}
+    return type(config)(**kept, learner=card["learner"])
+
+
+def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
+    check(config)
+    if not config.targets:
+        raise UserError("Expected at least one dataset in --targets, got none.")
+    for name in config.targets:
+        check_dataset_name(name)
+    if len(set(config.targets)) < len(config.targets):
+        raise UserError(f"Expected every dataset of --targets once, got {', '.join(config.targets)}.")
+    if config.dataset in config.targets:
+        raise UserError(
+            f"Expected other datasets in --targets than the source, got '{config.dataset}'; take it out."
+        )
+    if config.context.per_class if card is None else card["context"].get("per_class"):
+        raise UserError(
+            "Expected a shared context for other datasets, got class-specific ones, which other classes "
+            "can't take; set --context.per_class false, or choose another prompt."
+        )
+
+
+def _few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
+    return FewShotConfig(**{entry.name: getattr(config, entry.name) for entry in fields(FewShotConfig)})
+
+
+def _target(config: CrossDatasetConfig, name: str) -> Setup:
+    target = Setup(replace(_few_shot_config(config), dataset=name, tracker=None))
+    if not target.dataset.split.test:
+        raise UserError(f"Expected test images of '{name}' in --targets, got none; take it out.")
+    return target
+
+
+def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[Learned]:
+    """Every prompt of the few-shot runs, which are skipped where they are finished."""
+    source = _few_shot_config(config)
+    runs = expand("few-shot", source)
+    runs += choices(runs) if config.select_weight else []
+    for run, record in zip(runs, few_shot(source, setup), strict=True):
+        content = {entry.name: getattr(run.config, entry.name) for entry in fields(FewShotConfig)}
+        one = TransferRun(protocol, type(config)(**content, targets=config.targets))
+        yield Learned(one, run.prompt_folder(), record.config, record.figures, record.dataset, record)
+
+
+def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, Any]) -> Learned:
+    """A saved prompt; the record beside it, if it is still there, says how it was learned."""
+    assert config.prompt is not None
+    folder = Path(config.prompt)
+    # What it holds, not where it lies, decides the result.
+    run = TransferRun(protocol, replace(config, prompt=card["weights"]))
+    path = folder.parent / FILE
+    record = load_record(path) if path.is_file() else None
+    if record is not None and record.run == card.get("run"):
+        return Learned(run, folder, record.config, record.figures, record.dataset, record)
+    source = {"name": config.dataset, "classes": len(card["class_names"])}
+    source |= {name: card[name] for name in ("split", "picks") if name in card}
+    unknown = {"shots": [0], "seeds": [0], "weights": [0.0]}
+    return Learned(run, folder, asdict(config) | unknown, card.get("figures", {}), source)
+
+
+def _finished(run: TransferRun, targets: Targets) -> Record | None:
+    record = finished_record(run) if run.options().resume else None
+    if record is not None:
+        for name, target in targets.items():
+            before = record.dataset["targets"][name]["split"]
+            if before != target.split_digest:
+                raise UserError(
+                    f"Expected the split of {name} that the record in {run.folder()} was made with "
+                    f"({before[:12]}), got {target.split_digest[:12]}; choose another --output."
+                )
+    return record
+
+
+def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
+    config = learned.run.options()
+    learner = from_pretrained(learned.folder, setup.backbone)
+    figures: dict[str, float] = {}
+    tested: dict[str, Evaluation] = {}
+    about: dict[str, Any] = {}
+    plain: list[float] = []
+    for name, target in targets.items():
+        target.backbone = setup.backbone  # one for all
+        names, (features, labels) = target.dataset.split.class_names, target.test_features()
+        rest = (features, labels, setup.accelerator, config.eval_batch_size)
+        result = evaluate(learner.for_classes(names), *rest)
+        beside = evaluate(target.zero_shot(names), *rest)
+        tested[name] = result
+        plain.append(beside.accuracy)
+        figures |= {
+            f"accuracy: {name}": result.accuracy,
+            f"zero_shot_accuracy: {name}": beside.accuracy,
+            f"class_similarity: {name}": result.class_similarity,
+            f"modal_similarity: {name}": result.modal_similarity,
+        }
+        about[name] = {
+            "origin": target.dataset.origin,
+            "split": target.split_digest,
+            "classes": len(names),
+            "test_images": len(labels),
+            "templates": list(target.dataset.templates),
+        }
+    figures["mean_accuracy"] = sum(result.accuracy for result in tested.values()) / len(tested)
+    figures["zero_shot_mean_accuracy"] = sum(plain) / len(plain)
+    if "accuracy" in learned.figures:
+        figures["source_accuracy"] = learned.figures["accuracy"]
+    record = Record(
+        run=learned.run.digest(),
+        protocol=learned.run.protocol,
+        config={**learned.config, "targets": config.targets, "prompt": config.prompt},
+        dataset={**learned.source, "targets": about},
+        backbone=setup.backbone.describe(),
+        figures=figures,
+        per_class={
+            name: per_class(result, targets[name].dataset.split.class_names)
+            for name, result in tested.items()
+        },
+        training={"setting": "inductive", "prompt": str(learned.folder)},
+        selection=learned.record.selection if learned.record is not None else None,
+        versions=versions(),
+    )
+    return leave(setup, learned.run, record, tested=tested)
+
+
+def table(record: Record) -> str:
+    """Accuracy (%) of the learned context and of zero-shot, a target a line."""
+    rows = [("target", record.learner, "zero-shot")]
+    for name in record.dataset["targets"]:
+        learned, plain = (record.figures[f"{kind}: {name}"] for kind in ("accuracy", "zero_shot_accuracy"))
+        rows.append((name, f"{learned:.2f}", f"{plain:.2f}"))
+    mean, plain = record.figures["mean_accuracy"], record.figures["zero_shot_mean_accuracy"]
+    rows.append(("mean", f"{mean:.2f}", f"{plain:.2f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}" for a, b, c in rows]
+    if "source_accuracy" in record.figures:
+        lines.append(
+            f"on {record.dataset['name']}, where it was learned: {record.figures['source_accuracy']:.2f}"
+        )
+    return "\n".join(lines)
