@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,22 @@ def test_no_script_of_a_dataset_is_run(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         load(folder)
     assert not (tmp_path / "was_run").exists()
+
+
+def test_without_a_network_the_hub_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        closed = one.getsockname()[1]
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed}")
+    monkeypatch.setattr("cma_tune.data.tables.getproxies", dict)
+    started = time.perf_counter()
+    with pytest.raises(UserError, match=r"network connection to the Hub for 'some/where', got none"):
+        load_dataset("hub:some/where", Path("nowhere"))
+    with pytest.raises(UserError, match=r"network connection to the Hub for 'tanganke/dtd', got none"):
+        load_dataset("dtd", Path("hub:"))
+    assert time.perf_counter() - started < 5
+    assert not datasets.config.HF_HUB_OFFLINE  # as it was before

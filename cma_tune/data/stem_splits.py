@@ -9,11 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import numpy as np
 
 FOLDER = Path(__file__).parent / "names"
 
@@ -41,5 +40,5 @@ def published_order(name: str, stems: list[str]) -> Mapping[str, list[str]] | No
     for part in ("train", "val", "test"):
         packed = zlib.decompress(base64.b64decode(content[part]))
         # Two bytes a position, little-endian.
-        parts[part] = [ordered[position] for position in np.frombuffer(packed, dtype="<u2")]
+        parts[part] = [ordered[position] for position in struct.unpack(f"<{len(packed) // 2}H", packed)]
     return parts

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cma_tune.build import source_options
 from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
 from cma_tune.data.fetch import fetch
 from cma_tune.data.hub_form import is_hub_root
@@ -80,6 +79,8 @@ def _status(config: DataConfig) -> None:
 
 
 def _check(config: DataConfig, name: str) -> None:
+    from cma_tune.build import source_options  # brings torch, which no other action needs
+
     root, options = Path(config.data_root), source_options(config.source)
     findings = check_dataset(name, root, options, config.all)
     print(
