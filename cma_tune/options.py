@@ -122,7 +122,7 @@ class DataConfig:
         data_root: folder that holds the datasets' folders, or hub: for their Hub repositories.
         source: columns and parts of general sources.
         all: check: decode every image instead of a sample.
-        form: miniature: the community's folder layout, or the Hub's form.
+        form: fetch, miniature: the community's folder layout, or the Hub's form.
         per_class: miniature: images per class in train, val and test.
     """
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import datasets
 import pytest
 
 from cma_tune.cli import main
@@ -23,8 +24,10 @@ from cma_tune.data import fetch as fetch_module
 from cma_tune.data.archives import extract
 from cma_tune.data.catalog import ENTRIES
 from cma_tune.data.download import OfflineError, download
-from cma_tune.data.fetch import Archive, fetch
+from cma_tune.data.fetch import Archive, fetch, fetch_hub
+from cma_tune.data.hub_repositories import HubForm
 from cma_tune.data.miniature import write_miniature
+from cma_tune.data.miniature_hub import write_hub_miniature
 from cma_tune.data.sources import load_dataset
 from cma_tune.errors import UserError
 
@@ -316,3 +319,20 @@ def test_what_can_not_be_fetched_is_said_exactly(tmp_path: Path) -> None:
     assert "--data-root hub: (ILSVRC/imagenet-1k)" in sentence
     assert len((tmp_path / "imagenet/classnames.txt").read_text().splitlines()) == 1000
     assert json.dumps(fetch("imagenet_sketch", tmp_path, silent)).count("ImageNet-Sketch") == 1
+
+
+def test_a_hub_repository_is_kept_as_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets.disable_progress_bars()
+    repo = write_hub_miniature("dtd", tmp_path / "repo", (1, 0, 1))
+    monkeypatch.setitem(fetch_module.HUB, "dtd", HubForm(str(repo)))
+    for _ in range(2):
+        main(["data", "fetch", "dtd", "--form", "hub", "--data-root", str(tmp_path / "root")])
+        assert f"use it with --data-root hub:{tmp_path}/root" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["dtd"]
+    assert len(load_dataset("dtd", Path(f"hub:{tmp_path}/root")).split.test) == 47
+    (tmp_path / "root/food101").mkdir()
+    for name, sentence in (("ucf101", "known Hub repository"), ("food101", "no folder, or a table")):
+        with pytest.raises(UserError, match=sentence):
+            fetch_hub(name, tmp_path / "root", silent)

@@ -144,6 +144,27 @@ def test_file_names_alone_recover_the_published_split(
     assert "not the published split" in less.origin
 
 
+def test_paths_below_the_image_folder_find_images_whose_names_repeat(layout: Path, tmp_path: Path) -> None:
+    ours = load_dataset("caltech101", layout)  # image_0001.jpg in every class
+    items = [*ours.split.test, *ours.split.val, *ours.split.train]
+    for column in ("image_id", "only_name"):
+        rows = {
+            "image": [{"bytes": (ours.images.root / i.key).read_bytes(), "path": None} for i in items],  # type: ignore[attr-defined]
+            "label": [ours.split.class_names[i.label] for i in items],
+            "image_id": [i.key if column == "image_id" else Path(i.key).name for i in items],
+        }
+        table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+        place = tmp_path / column / "caltech101"
+        datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(place)
+        (place / "split_zhou_Caltech101.json").symlink_to(layout / "caltech-101/split_zhou_Caltech101.json")
+    theirs = load_dataset("caltech101", Path(f"hub:{tmp_path}/image_id"))
+    assert theirs.split.digest() == ours.split.digest()
+    item = ours.split.train[77]
+    assert theirs.images.load(item.key).tobytes() == ours.images.load(item.key).tobytes()
+    with pytest.raises(UserError, match=r"file names in column 'image_id' stand for several"):
+        load_dataset("caltech101", Path(f"hub:{tmp_path}/only_name"))
+
+
 def test_a_split_that_is_not_the_tables_is_refused(layout: Path, hub: Path, tmp_path: Path) -> None:
     (tmp_path / "eurosat").symlink_to(hub / "eurosat")
     path = tmp_path / "split_zhou_EuroSAT.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from cma_tune.data.download import OfflineError, download
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import CLASS_NAMES
 from cma_tune.data.miniature import find_entry
+from cma_tune.data.tables import open_table
 from cma_tune.errors import UserError
 from cma_tune.files import write_text
 
@@ -111,6 +114,38 @@ def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str
         write_text(names, "".join(f"{wnid} {called}\n" for wnid, called in imagenet_names().items()))
         say(f"{names}: written")
     return by_hand
+
+
+def fetch_hub(name: str, root: Path, say: Callable[[str], None] = print) -> None:
+    """Keep a dataset's Hub repository as a local table ``root/NAME``, for ``--data-root hub:ROOT``.
+
+    The `datasets` library downloads it, and goes on with what is in its cache already.
+
+    Args:
+        name, root, say: as in `fetch`.
+
+    Raises:
+        UserError: no repository is known, it can't be opened, or another folder is in its place.
+    """
+    import datasets
+
+    repo = HUB[find_entry(name).name].repo
+    folder, aside = root / name, root / f".{name}.arriving"
+    if repo is None:
+        raise UserError(
+            f"Expected a dataset with a known Hub repository, got '{name}'; fetch it without --form hub."
+        )
+    if (folder / "dataset_dict.json").is_file():
+        return
+    if folder.exists():
+        raise UserError(
+            f"Expected no folder, or a table of '{name}', at {folder}, got another; move it away."
+        )
+    table = open_table(repo)
+    shutil.rmtree(aside, ignore_errors=True)
+    datasets.DatasetDict(table).save_to_disk(aside)
+    os.replace(aside, folder)  # so that a table is there as a whole or not at all
+    say(f"{folder}: {', '.join(f'{len(rows):,} {part}' for part, rows in table.items())} images of {repo}")
 
 
 def _archive_path(entry: CatalogEntry, root: Path) -> Path:

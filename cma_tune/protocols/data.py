@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
-from cma_tune.data.fetch import fetch
+from cma_tune.data.fetch import fetch, fetch_hub
 from cma_tune.data.hub_form import is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.inventory import check_dataset, missing
@@ -100,6 +100,10 @@ def _fetch(config: DataConfig, name: str) -> None:
             "Expected a folder in --data-root for fetch, got hub:; the Hub's form needs no fetch."
         )
     root = Path(config.data_root).expanduser()
+    if config.form == "hub":
+        fetch_hub(name, root)
+        print(f"{name}: complete in {root / name}; use it with --data-root hub:{root}")
+        return
     by_hand = fetch(name, root, lambda text: print(text, flush=True))
     for sentence in by_hand:
         print(sentence)
