@@ -181,6 +181,8 @@ def test_every_form_of_a_sheet() -> None:
         ["A_b", "two", "-2.5", "", "(λ=1)"],
         ["A_b", "three", "", "", ""],
     ]
+    small = [Entry(value, digits=4).text() for value in (0.0, 1e-9, 0.00006, 0.5)]
+    assert small == ["0.0000", "<0.0001", "0.0001", "0.5000"]
     with pytest.raises(UserError, match="Expected tables of the same columns for csv, got 2 kinds"):
         format_sheets([sheet, replace(sheet, headers=("a", "b"))], "csv")
 

@@ -35,6 +35,9 @@ class Entry:
 
     def text(self) -> str:
         """As a reader sees it: ``71.00 ± 0.92 (λ=0.3)``."""
+        least = 10.0**-self.digits
+        if 0 < self.value < least / 2 and not self.signed:  # a probability that is small, but not 0
+            return f"<{least:.{self.digits}f}"
         number = f"{self.value:{'+' if self.signed else ''}.{self.digits}f}".replace("-", "−")
         spread = "" if self.interval is None else f" ± {self.interval:.{self.digits}f}"
         return f"{number}{spread}{f' {self.note}' if self.note else ''}"

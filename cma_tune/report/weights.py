@@ -16,7 +16,7 @@ METRICS = {
 }
 NOTES = (
     "Best single λ (the highest average) and best λ per dataset are chosen on the test images: they say what "
-    "a choice could have reached at most, and are not comparable to figures whose λ was not.",
+    "one λ for all seeds could have reached at most, and are not comparable to figures whose λ was not.",
     "λ by validation is chosen on few-shot validation images alone: the fair choice.",
 )
 
