@@ -22,7 +22,7 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; border-bottom: 1px solid #ccc; }
 nav ul { columns: 2; padding-left: 1.1rem; margin: .3rem 0; font-size: .9rem; }
 nav li { break-inside: avoid; }
 figure { margin: 1rem 0; }
-figure img { max-width: 100%; height: auto; border: 1px solid #ddd; }
+figure img { max-width: min(100%, 660px); height: auto; border: 1px solid #ddd; }
 section { margin: 1.4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
@@ -54,7 +54,8 @@ for (const table of document.querySelectorAll("table")) {
       const rows = [...body.rows].sort((a, b) => {
         const x = key(a), y = key(b);
         if (x === "" || y === "") return (x === "") - (y === "");  // nothing stands last, either way
-        const order = label ? x.localeCompare(y, "en", { numeric: true }) : Number(x) - Number(y);
+        const words = label || Number.isNaN(Number(x)) || Number.isNaN(Number(y));
+        const order = words ? x.localeCompare(y, "en", { numeric: true }) : Number(x) - Number(y);
         return up ? order : -order;
       });
       table.classList.add("sorted");
