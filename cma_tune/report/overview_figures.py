@@ -92,7 +92,8 @@ def _average_curves(place: Place) -> Figure | None:
     for number, method in enumerate(place.learned):
         means = [average(_cells(method, common, shots, "accuracy")) for shots in _shots(method)]
         seeds |= {len(mean.values) for mean in means}
-        shift = 2 ** (0.05 * (number - (len(place.learned) - 1) / 2))
+        step = min(0.05, 0.25 / len(place.learned))  # side by side, or error bars would hide one another
+        shift = 2 ** (step * (number - (len(place.learned) - 1) / 2))
         draw_line(axes, [mean.shots * shift for mean in means], means, number, wrapped(method.name, 44))
     shot_axis(axes, place.shots)
     title = f"Few-shot: average over {len(common)} datasets, backbone {place.backbone}"
@@ -125,8 +126,9 @@ def _scatter(place: Place, scatter: _Scatter) -> Figure | None:
     if max((len(pairs) for method, pairs in points if method.learner != "zero_shot"), default=0) < 2:
         return None
     figure, (axes,) = new_figure(1, -(-len(points) // 2))
-    for number, (method, pairs) in enumerate(points):
+    for method, pairs in points:
         zero_shot = method.learner == "zero_shot"
+        number = 0 if zero_shot else place.learned.index(method)  # the colours of the curves
         look: dict[str, Any] = {
             "color": GREY if zero_shot else COLORS[number % len(COLORS)],
             # Beyond the palette the sign changes, so that no two methods look the same.
