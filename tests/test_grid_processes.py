@@ -13,11 +13,12 @@ import pytest
 from grid_runs import grid_config, image_folder
 from tiny_runs import tiny_clip
 
+from cma_tune.errors import UserError
 from cma_tune.protocols.grid import grid, watch
-from cma_tune.protocols.grid_plan import FAILURE, plan
+from cma_tune.protocols.grid_plan import FAILURE, failure, forget_failures, plan, write_failure
 from cma_tune.protocols.grid_progress import Progress
 from cma_tune.protocols.grid_worker import end_with_parent, in_turn
-from cma_tune.protocols.grid_workers import worker_environment
+from cma_tune.protocols.grid_workers import CLUSTER_POLL, ClusterJob, worker_environment
 from cma_tune.records import load_record
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
@@ -72,6 +73,67 @@ def test_workers_share_the_runs_and_survive_a_failing_dataset(
     grid(grid_config(tmp_path / "here", [good]))
     assert figures(tmp_path / "runs") == figures(tmp_path / "here") != {}
     assert len(list((tmp_path / "runs/grid").glob("*.worker*.log"))) == 2
+
+
+def test_a_cluster_of_submitit_gives_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, absent = image_folder(tmp_path / "colours"), f"folder:{tmp_path / 'absent'}"
+    with pytest.raises(SystemExit) as ended:
+        grid(grid_config(tmp_path / "runs", [good, absent], cluster="local", gpus=0, cpus=1))
+    assert ended.value.code == 1
+    out = capsys.readouterr().out
+    assert "submitted " in out and "[8/8]" in out and f"{absent}, 4 failed: Expected" in out
+    grid(grid_config(tmp_path / "here", [good]))
+    assert figures(tmp_path / "runs") == figures(tmp_path / "here") != {}
+
+
+def test_slurm_is_asked_for_what_the_command_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A slurm that takes every job, and says of each that it failed.
+    programs = {
+        "srun": "",
+        "sbatch": f'cat "$1" >> {tmp_path}/submitted; echo Submitted batch job 7',
+        "sacct": "echo 'JobID|State|NodeList'; echo '7|FAILED|node1'",
+        "scancel": "",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setitem(CLUSTER_POLL, "slurm", 0.1)
+    asked = {"partition": "short", "time": 90, "gpus": 2, "cpus": 6, "workers": 2}
+    with pytest.raises(SystemExit):
+        grid(grid_config(tmp_path / "runs", ["digits"], cluster="slurm", **asked))
+    submitted = (tmp_path / "submitted").read_text()
+    for line in ("partition=short", "time=90", "gpus-per-node=2", "cpus-per-task=6", "ntasks-per-node=1"):
+        assert submitted.count(f"#SBATCH --{line}\n") == 2, line
+    out = capsys.readouterr().out
+    assert "submitted 7, 7" in out and "digits, 4 failed: job 7 ended (FAILED, without a result)" in out
+
+
+def test_a_job_that_is_out_of_time_goes_on_in_a_new_one() -> None:
+    again = ClusterJob().checkpoint("grid.json", 3)  # what submitit asks for
+    assert isinstance(again.function, ClusterJob) and again.args == ("grid.json", 3)
+
+
+def test_a_job_goes_on_with_the_run_it_was_taken_from(tmp_path: Path) -> None:
+    tasks = plan(grid_config(tmp_path, ["digits"]))
+    for number, (final, worker) in enumerate([(False, 0), (True, 0), (False, 1)]):
+        write_failure(tasks[number].run, f"failure {number}", worker, final)
+    forget_failures(tasks, worker=0)
+    assert [failure(task.run) for task in tasks] == [None, "failure 1", "failure 2", None]
+
+
+def test_a_cluster_needs_submitit_and_a_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = grid_config(tmp_path, ["digits"], cluster="slurm")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(UserError, match="from which jobs can be submitted with --cluster slurm"):
+            grid(config)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="Expected the package submitit for --cluster"):
+        grid(config)
 
 
 class Dying:

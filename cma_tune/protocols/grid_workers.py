@@ -19,6 +19,12 @@ from cma_tune.errors import UserError
 from cma_tune.files import write_text
 from cma_tune.options import GridConfig
 
+REQUEUES = 100
+"""How often a job that is out of time goes on in a new one."""
+
+CLUSTER_POLL = {"local": 0.5, "slurm": 10.0}
+"""Seconds between two looks at the jobs."""
+
 
 class Worker(Protocol):
     """A process somewhere that goes over the grid's tasks."""
@@ -47,8 +53,8 @@ def start_workers(config: GridConfig, most: int) -> Sequence[Worker]:
     # Named by its content: several grids may go on in one folder.
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_text(path, text)
-    if config.cluster:
-        return _submit(config, path.resolve(), count)
+    if config.cluster is not None:
+        return _submit(config, config.cluster, path.resolve(), count)
     return [_LocalWorker(path, number, worker_environment(number, count)) for number in range(count)]
 
 
@@ -106,7 +112,7 @@ class _LocalWorker:
         self._process.wait()
 
 
-def _submit(config: GridConfig, path: Path, count: int) -> Sequence[Worker]:
+def _submit(config: GridConfig, cluster: str, path: Path, count: int) -> Sequence[Worker]:
     try:
         import submitit
     except ImportError:
@@ -115,20 +121,26 @@ def _submit(config: GridConfig, path: Path, count: int) -> Sequence[Worker]:
             "pip install 'cma_tune[slurm]'."
         ) from None
     try:
-        executor = submitit.AutoExecutor(folder=path.with_suffix(".submitit"), cluster=config.cluster)
+        executor = submitit.AutoExecutor(
+            folder=path.with_suffix(".submitit"), cluster=cluster, slurm_max_num_timeout=REQUEUES
+        )
     except RuntimeError as error:
         raise UserError(
-            f"Expected a machine from which jobs can be submitted with --cluster {config.cluster}, "
+            f"Expected a machine from which jobs can be submitted with --cluster {cluster}, "
             f"but: {str(error).rstrip('.')}; use --workers on this one."
         ) from None
     executor.update_parameters(
-        name="cma-tune", timeout_min=config.time, gpus_per_node=config.gpus, cpus_per_task=config.cpus
+        name="cma-tune",
+        timeout_min=config.time,
+        tasks_per_node=1,
+        gpus_per_node=config.gpus,
+        cpus_per_task=config.cpus,
     )
     if config.partition is not None:
         executor.update_parameters(slurm_partition=config.partition)
     jobs = [executor.submit(ClusterJob(), str(path), number) for number in range(count)]
     print(f"submitted {', '.join(job.job_id for job in jobs)}", flush=True)
-    return [_ClusterWorker(job, 0.5 if config.cluster == "local" else 10.0) for job in jobs]
+    return [_ClusterWorker(job, CLUSTER_POLL[cluster]) for job in jobs]
 
 
 class ClusterJob:
@@ -155,11 +167,15 @@ class _ClusterWorker:
         return bool(self._job.done())
 
     def trouble(self) -> str | None:
-        error = self._job.exception()
-        if error is None:
+        # Without a result submitit would wait for one for a while.
+        if self._job.paths.result_pickle.exists():
+            error = self._job.exception()
+            reason = "" if error is None else str(error).strip().splitlines()[-1]
+        else:
+            reason = "" if self._job.state == "COMPLETED" else f"{self._job.state}, without a result"
+        if not reason:
             return None
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        return f"job {self._job.job_id} ended ({last}); its output is in {self._job.paths.stderr}"
+        return f"job {self._job.job_id} ended ({reason}); its output is in {self._job.paths.stderr}"
 
     def stop(self) -> None:
         self._job.cancel()
