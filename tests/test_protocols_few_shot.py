@@ -82,6 +82,7 @@ def test_a_record_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert record.figures["accuracy"] == pytest.approx(mean, abs=1e-9)
     assert {"cma_tune", "torch", "open_clip_torch", "accelerate", "python"} <= set(record.versions)
     assert record.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record.training["setting"] == "inductive"
     assert record.training["steps"] == 3 * 2 and record.training["processes"] == 1
     assert record.training["losses"].keys() == {"loss", "cross_entropy", "cma"}
     assert record.selection is None

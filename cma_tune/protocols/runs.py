@@ -107,6 +107,7 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
     report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
     finish_trackers(setup.accelerator)
     training = {
+        "setting": "inductive",  # no test image takes part, not even without its label
         "steps": report.steps,
         "losses": report.losses,
         "seconds_since_last_start": round(time.perf_counter() - started, 3),
