@@ -222,7 +222,7 @@ class Setup:
             drawn = {"seed": seed, "epoch": epoch}
             drawn |= {"scale": list(augmentation.scale), "flip": augmentation.flip}
             transform = self._train_transform(augmentation)
-        space = Space(backbone.weights_digest, backbone.preprocessing.digest(), self.precision, drawn)
+        space = Space(backbone.image_digest, backbone.preprocessing.digest(), self.precision, drawn)
         (height, width), how = backbone.preprocessing.size, backbone.preprocessing
         about = {
             "dataset": self.dataset.name,

@@ -30,7 +30,7 @@ CLASS_NAMES = ("cat", "striped red triangle", "blue dog", "F-16A/B", "forest")
 
 TEXTS = ("a photo of a cat.", "a", "a photo of a striped red triangle, drawn on a blue ground.", "dog!?")
 
-_PREPROCESSING: dict[str, Any] = {
+PREPROCESSING: dict[str, Any] = {
     "size": IMAGE_SIZE,
     "mode": "RGB",
     "mean": (0.5, 0.5, 0.5),
@@ -207,7 +207,7 @@ def tiny_model(family: Family, tokenizer: Any, folder: Path) -> nn.Module:
     for name, value in family.settings.items():
         text: Any = model.text
         setattr(text, name, value)
-    set_model_preprocess_cfg(model, _PREPROCESSING)
+    set_model_preprocess_cfg(model, PREPROCESSING)
     return model
 
 
@@ -223,7 +223,7 @@ def _parts(name: str) -> tuple[nn.Module, Any]:
 def tiny_backbone(name: str, dtype: torch.dtype = torch.float64) -> Backbone:
     """The tiny backbone of a family; one object for all tests, since it is frozen."""
     model, tokenizer = _parts(name)
-    transform = image_transform_v2(open_clip.transform.PreprocessCfg(**_PREPROCESSING), is_train=False)
+    transform = image_transform_v2(open_clip.transform.PreprocessCfg(**PREPROCESSING), is_train=False)
     return Backbone(copy.deepcopy(model).to(dtype), tokenizer, transform, name)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +13,17 @@ from families import (
     CLASS_NAMES,
     FAMILIES,
     IMAGE_SIZE,
+    PREPROCESSING,
     TEXTS,
+    Family,
+    model_config,
     own_text_features,
     reference_embeddings,
     tiny_backbone,
 )
-from torch import nn
+from open_clip.model import CLIP, set_model_preprocess_cfg
+from tiny_tokenizers import tiny_tokenizer
+from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.clip.text_tower import NativeTextTower
@@ -274,3 +282,21 @@ def test_native_towers_know_their_vocabulary() -> None:
         assert torch.equal(vocabulary[ids], backbone.tower.token_embeddings(ids))
         assert not vocabulary.requires_grad
     assert isinstance(tiny_backbone("clip-vit").tower, NativeTextTower)
+
+
+def test_equal_weights_in_another_image_tower_have_other_features() -> None:
+    """Neither activation nor number of heads is in the weights, but stored features depend on both."""
+    digests, weights = set(), set()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = tiny_tokenizer("clip", Path(folder))
+        state: dict[str, Tensor] | None = None
+        for vision, quick_gelu in (({}, False), ({}, True), ({"head_width": 4}, False), ({}, False)):
+            config = model_config(Family(vision=vision), tokenizer, Path(folder))
+            model = CLIP(**config, quick_gelu=quick_gelu)
+            state = state or copy.deepcopy(model.state_dict())
+            model.load_state_dict(state)
+            set_model_preprocess_cfg(model, PREPROCESSING)
+            backbone = Backbone(model, tokenizer, None, "tiny")
+            digests.add(backbone.image_digest)
+            weights.add(backbone.weights_digest)
+    assert len(weights) == 1 and len(digests) == 3

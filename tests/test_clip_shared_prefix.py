@@ -206,19 +206,43 @@ def test_compiling_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(gradient(learner), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_memory_decides_the_chunk_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("kib", [40, 150, 10_000])
+def test_what_is_kept_for_the_backward_pass_stays_within_the_memory(
+    groups: int, share_prefix: bool, kib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that autograd saves in any one piece, recomputed or not, counted once per storage."""
     from cma_tune.clip import context_prompts
 
-    learner, sizes = coop(TextOptions(memory=1e-9), monkeypatch), []
-    encode = context_prompts.encode_packed
+    backbone = tiny_backbone("clip-vit", torch.float32)
+    options = TextOptions(share_prefix, memory=kib / 2**20)
+    monkeypatch.setattr(backbone, "text_options", options)
+    # Short names and long ones: sorted by length, the last chunk holds nothing but long ones.
+    names = [f"{word} {other}" for word in ("cat", "dog", "red") for other in ("x", "forest", "F-16A/B")]
+    prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, names, 3, "end"))
+    frozen = {parameter.data_ptr() for parameter in backbone.parameters()}
+    kept: list[int] = []
+    encode = context_prompts.ContextPrompts._encode
 
-    def counted(*arguments: Any) -> Tensor:
-        features = encode(*arguments)
-        sizes.append(features.shape[1])
+    def measured(self: Any, part: Any, *inputs: Tensor) -> Tensor:
+        held: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in frozen:
+                held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            features = encode(self, part, *inputs)
+        kept.append(sum(held.values()))
         return features
 
-    monkeypatch.setattr(context_prompts, "encode_packed", counted)
-    learner.text_features()
-    monkeypatch.setattr(learner.backbone, "text_options", TextOptions(memory=4))
-    learner.text_features()
-    assert sizes == [1] * len(CLASS_NAMES) + [len(CLASS_NAMES)]
+    monkeypatch.setattr(context_prompts.ContextPrompts, "_encode", measured)
+    context = torch.randn(groups, 3, WIDTH, requires_grad=True)
+    with torch.enable_grad():
+        prompts.encode(context).sum().backward()
+    least = len(kept) // 2 == groups * len(names)  # one prompt at a time is the smallest there is
+    assert least or max(kept) <= kib * 1024
+    assert (len(kept) == 1) == (kib == 10_000)

@@ -15,8 +15,8 @@ from stored_images import DIM, SPACE, fill, folder_of, shards
 
 from cma_tune.data import feature_index
 from cma_tune.data.feature_index import entries
-from cma_tune.data.feature_shards import read_shard, write_shard
-from cma_tune.data.feature_upkeep import prune, remove_everything, remove_spaces, verify
+from cma_tune.data.feature_shards import read_images, read_shard, shard_paths, write_shard
+from cma_tune.data.feature_upkeep import Removed, prune, remove_everything, remove_spaces, verify
 
 OTHER = replace(SPACE, backbone="other")
 
@@ -46,7 +46,7 @@ def says(store: Path) -> dict[str, tuple[int, int, int, str]]:
 
 
 def written(store: Path) -> dict[str, tuple[int, int, int, str]]:
-    content = json.loads((store / "index.json").read_text())["shards"]
+    content = json.loads((store / "cma_tune_features.json").read_text())["shards"]
     return {name: (e["rows"], e["dim"], e["bytes"], e["space"]) for name, e in content.items()}
 
 
@@ -59,21 +59,21 @@ def test_writers_enter_their_shards(store: Path) -> None:
     "content", [None, "", '{"shards": {"a', "[]", '{"shards": {"a/b": {"rows": 1}}}', "x"]
 )
 def test_an_index_that_is_missing_or_torn_is_made_again(content: str | None, store: Path) -> None:
-    (store / "index.json").unlink()
+    (store / "cma_tune_features.json").unlink()
     if content is not None:
-        (store / "index.json").write_text(content)
+        (store / "cma_tune_features.json").write_text(content)
     assert says(store) == truth(store) == written(store)
 
 
 def test_a_writer_mends_a_torn_index(store: Path, tmp_path: Path) -> None:
-    (store / "index.json").write_text("torn")
+    (store / "cma_tune_features.json").write_text("torn")
     images, items = folder_of(tmp_path / "images", 7)
     fill(store, images, items)
     assert written(store) == truth(store) and len(truth(store)) == 4
 
 
 def test_an_index_that_disagrees_with_the_folder_is_mended(store: Path) -> None:
-    index = store / "index.json"
+    index = store / "cma_tune_features.json"
     content = json.loads(index.read_text())
     first, second, third = sorted(content["shards"])
     content["shards"]["0123456789abcdef/gone.safetensors"] = content["shards"].pop(first)
@@ -91,7 +91,7 @@ def test_who_holds_the_lock_stops_no_writer(
 ) -> None:
     monkeypatch.setattr(feature_index, "WAIT", 0.05)
     images, items = folder_of(tmp_path / "images", 7)
-    with FileLock(store / "index.lock"):
+    with FileLock(store / feature_index.LOCK):
         assert fill(store, images, items) == ["006"]
         assert says(store) == truth(store) != written(store)
     assert says(store) == truth(store) == written(store)
@@ -155,9 +155,13 @@ def test_prune_keeps_one_row_of_every_image(store: Path, tmp_path: Path) -> None
 
 
 def test_prune_removes_old_temporary_files(store: Path) -> None:
-    names = [store / ".index.json.1-ab.tmp", store / "contents/.x.json.1-ab.tmp", shards(store)[0].parent]
+    names = [
+        store / ".cma_tune_features.json.1-ab.tmp",
+        store / "contents/.0123456789abcdef.json.1-ab.tmp",
+        shards(store)[0].parent,
+    ]
     names[2] /= ".x.safetensors.1-ab.tmp"
-    fresh = store / ".index.json.2-ab.tmp"
+    fresh = store / ".cma_tune_features.json.2-ab.tmp"
     for path in (*names, fresh):
         path.write_text("half")
     for path in names:
@@ -176,7 +180,8 @@ def test_removing_one_space(store: Path) -> None:
 
 
 def test_removing_everything_leaves_what_is_not_the_stores(store: Path) -> None:
-    mine = [store / "notes.txt", store / SPACE.id / "notes.txt", store / "photos/a.safetensors"]
+    names = ["notes.txt", "index.json", ".x.tmp", "contents/page.json", f"{SPACE.id}/notes.txt"]
+    mine = [store / name for name in (*names, "photos/a.safetensors")]
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
@@ -184,6 +189,38 @@ def test_removing_everything_leaves_what_is_not_the_stores(store: Path) -> None:
     assert sorted(path for path in store.rglob("*") if path.is_file()) == sorted(mine)
     for path in mine:
         path.unlink()
-    (store / "photos").rmdir()
+    for folder in ("photos", "contents"):
+        (store / folder).rmdir()
     remove_everything(store)
     assert not store.exists()
+
+
+def test_looking_at_another_folder_leaves_it_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("{}")
+    assert feature_index.entries(tmp_path) == {} and verify(tmp_path).shards == 0
+    prune(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"index.json", "cma_tune_prune.lock"}
+    assert (tmp_path / "index.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_prune_killed_between_two_steps_loses_no_row(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the rest of a shard was written and before the shard went, then done again."""
+    folder, generator = tmp_path / SPACE.id, torch.Generator().manual_seed(seed)
+    digests = [bytes([seed, number]) * 16 for number in range(6)]
+    for rows in (digests[:3], digests[2:], digests[1:5]):
+        features = torch.randn(len(rows), 4, generator=generator)
+        write_shard(folder, SPACE.text(), rows, features, {})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Removed, "file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune(tmp_path)
+    prune(tmp_path)
+    held = [image for path in shard_paths(folder) for image in read_images(path)]
+    assert sorted(held) == sorted(digests)

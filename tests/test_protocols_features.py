@@ -175,9 +175,8 @@ def test_verify_and_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str], en
     assert capsys.readouterr().out.splitlines()[-1].endswith("nothing wrong")
     shards = sorted(store.glob("*/*.safetensors"))
     broken = shards[0]
-    rows = json.loads((store / "index.json").read_text())["shards"][f"{broken.parent.name}/{broken.name}"][
-        "rows"
-    ]
+    index = json.loads((store / "cma_tune_features.json").read_text())["shards"]
+    rows = index[f"{broken.parent.name}/{broken.name}"]["rows"]
     content = broken.read_bytes()
     broken.write_bytes(content[:-9] + bytes(9))
     with pytest.raises(SystemExit) as stop:

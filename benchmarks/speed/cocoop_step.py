@@ -24,7 +24,7 @@ from cma_tune.learners.coop import ContextOptions
 
 
 def main() -> None:
-    """Measure batches of one and, packed alone, of four."""
+    """Measure batches of one and of four."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--classes", type=int, default=100)
     options = parser.parse_args()

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import os
 import platform
 import re
 import subprocess
@@ -26,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from cma_tune.clip.backbone import Backbone
 from cma_tune.learners import CoOp
 
-RESULTS = Path(__file__).parents[1] / "results" / "speed"
+RESULTS = "benchmarks/results/speed"
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 MADE_LENGTHS = [1] * 61 + [2] * 31 + [3] * 8
@@ -43,6 +44,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--names", type=Path, help="folder with NAME.txt files, one class name a line; else made-up names"
     )
+    parser.add_argument("--output", type=Path, help=f"folder for the figures as JSON, such as {RESULTS}")
     return parser
 
 
@@ -81,7 +83,7 @@ def _word(token: int, backbone: Backbone) -> str:
 class PlainPrompts(nn.Module):
     """CoOp's text side as the reference runs it: every class, all tokens up to the tower's length.
 
-    Independent of the package's own text path, and checked against it by every benchmark.
+    Independent of the package's own text path, and checked against it where it is made.
     """
 
     def __init__(self, learner: CoOp) -> None:
@@ -91,6 +93,10 @@ class PlainPrompts(nn.Module):
         self.ids, self.slots = layout.ids, layout.slots
         with torch.no_grad():
             self.embeddings = self.text.token_embedding(self.ids)
+            few = slice(0, 10)
+            torch.testing.assert_close(
+                self(learner.context, few), learner.text_features()[few], rtol=0, atol=1e-4
+            )
 
     def forward(self, contexts: Tensor, classes: slice = slice(None)) -> Tensor:
         """Contexts ``[M, W]``, or ``[B, M, W]``, to features ``[C, D]`` or ``[B, C, D]`` of unit length."""
@@ -174,11 +180,13 @@ def peak_memory(step: Callable[[], object], device: str = "cpu") -> int:
             peak.bytes = max(peak.bytes, _resident() - before)
             time.sleep(0.001)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    step()
-    done.set()
-    watcher.join()
+    try:
+        step()
+    finally:
+        done.set()
+        watcher.join()
     return peak.bytes
 
 
@@ -205,6 +213,7 @@ def machine(device: str, threads: int) -> dict[str, object]:
     return {
         "device": name,
         "threads": threads,
+        "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -234,14 +243,18 @@ def _cell(value: object) -> str:
 
 
 def leave(name: str, options: argparse.Namespace, rows: Sequence[dict[str, object]]) -> None:
-    """Print the table and write it with the machine to ``benchmarks/results/speed/NAME.json``."""
+    """Print the table and write it with the machine to ``NAME.json`` in the folder of --output, if given."""
     print(table(rows))
+    if options.output is None:
+        return
     content = {
         "machine": machine(options.device, options.threads),
         "precision": options.precision,
-        "names": "from lists" if options.names else "made up",
+        "names": "real" if options.names else "made up",
         "rows": list(rows),
     }
     suffix = "" if options.device == "cpu" else f"_{options.device}_{options.precision}"
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / f"{name}{suffix}.json").write_text(
+        json.dumps(content, indent=1) + "\n", encoding="utf-8"
+    )

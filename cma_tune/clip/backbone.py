@@ -81,6 +81,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer, taken apart.
         preprocessing, transform: what images go through before `encode_image`.
         weights_digest: SHA-256 over all weights.
+        image_digest: SHA-256 over all weights and what the image tower is made of, which decide its features.
         text_options: how prompts with learned contexts go through the text tower.
     """
 
@@ -106,6 +107,7 @@ class Backbone(nn.Module):
         self.transform = transform
         self.preprocessing = _preprocessing(model)
         self.weights_digest = _digest(model)
+        self.image_digest = _image_digest(model.get_submodule("visual"), self.weights_digest)
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode whatever is asked: the backbone is frozen."""
@@ -236,6 +238,25 @@ def _digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(entry) for entry in value)
+    return isinstance(value, int | float | str)
+
+
+def _image_digest(visual: nn.Module, weights: str) -> str:
+    """Weights alone don't tell QuickGELU from GELU, or the number of heads."""
+    content = hashlib.sha256(weights.encode())
+    for name, module in visual.named_modules():
+        plain = {
+            attribute: value
+            for attribute, value in sorted(vars(module).items())
+            if attribute != "training" and _is_plain(value)
+        }
+        content.update(f"{name} {type(module).__qualname__} {plain}".encode())
     return content.hexdigest()
 
 

@@ -87,8 +87,11 @@ class ContextPrompts:
             ``[G, C, D]``, at least float32.
 
         Raises:
+            ValueError: there is no context.
             UserError: the tower can't take so many deep contexts.
         """
+        if not len(contexts):
+            raise ValueError("Expected at least one context, got none.")
         options, layers = self.backbone.text_options, self.backbone.tower.layers
         if len(deep) >= layers or (deep and not isinstance(self.backbone.tower, NativeTextTower)):
             raise UserError(
@@ -121,13 +124,18 @@ class ContextPrompts:
         return features.index_select(1, order.argsort())
 
     def _fitting(self, options: TextOptions) -> int:
-        """Prompts whose activations fit the memory, by a rough count that errs on the high side."""
+        """Prompts whose activations fit the memory, by a count that errs on the high side."""
         tower = self.backbone.tower
+        # The longest: they are neighbours, so a chunk may hold nothing else.
+        own = max(len(tokens) for tokens, _ in self._own or ()) if self.packs else self.length
+        # A block of the tower keeps some 20 widths per token for the backward pass.
+        token = 20 * 4 * tower.layers * tower.width
+        shared = self.shared if self.packs else 0
+        budget = options.memory * 2**30 / token
         classes = len(self.layout.ids)
-        own = sum(len(tokens) for tokens, _ in self._own or ()) if self.packs else self.length * classes
-        # A block of the tower keeps some 18 widths per token for the backward pass.
-        widths = 18 * own / classes
-        return max(1, int(options.memory * 2**30 / (4 * tower.layers * tower.width * widths)))
+        if budget >= shared + own * classes:  # whole groups, each with its own shared tokens
+            return classes * int(budget / (shared + own * classes))
+        return max(1, int((budget - shared) / own))
 
     def _parts(self, mine: Tensor, share: tuple[int, int], classes: int) -> list[_Part]:
         """The classes of one process, so many at once."""
@@ -136,7 +144,9 @@ class ContextPrompts:
             self._made = {key: [self._part(chunk) for chunk in torch.split(mine, classes)]}
         return self._made[key]
 
+    @torch.inference_mode(False)
     def _part(self, classes: Tensor) -> _Part:
+        # Kept for training too: made in inference mode, they could not be saved for a backward pass.
         tower = self.backbone.tower
         if self.packs:
             assert isinstance(tower, NativeTextTower) and self._own is not None

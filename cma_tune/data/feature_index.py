@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from cma_tune.data.feature_shards import DamagedShardError, Header, is_shard, read_header
 from cma_tune.files import write_text
 
-INDEX = "index.json"
-LOCK = "index.lock"
+INDEX = "cma_tune_features.json"
+"""Named so that no other program's file is taken for it, or it for another's."""
+LOCK = "cma_tune_features.lock"
 WAIT = 10.0
 """Seconds for another process to finish its entry. Without an entry nothing is lost."""
 
@@ -84,7 +85,8 @@ def entries(store: Path, trust: bool = True) -> dict[str, Entry]:
     """
     read = _read(store)
     current = _agreeing(store, (read or {}) if trust else {})
-    if current != read and store.is_dir():
+    # A folder that was never a store is not made one by looking at it.
+    if current != read and store.is_dir() and (current or read is not None or (store / INDEX).exists()):
         with locked(store / LOCK, WAIT) as alone:
             if alone:  # look again: others may have written
                 current = _agreeing(store, (_read(store) or {}) if trust else {})

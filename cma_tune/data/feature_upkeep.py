@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,10 @@ from pathlib import Path
 from cma_tune.data import feature_index
 from cma_tune.data.feature_shards import DamagedShardError, read_shard, shard_paths, write_shard
 
-LOCK = "prune.lock"
+LOCK = "cma_tune_prune.lock"
+
+HEX = "[0-9a-f]{16}"
+"""Stem of the store's own names."""
 
 LEFT_OVER = 3600.0
 """Seconds after which a temporary file belongs to no writer any more."""
@@ -89,9 +93,12 @@ def prune(store: Path, now: float | None = None) -> Removed:
                     removed.file(path, f"{path.relative_to(store)}: left over by a killed writer")
         for folder in feature_index.space_folders(store):
             seen: set[bytes] = set()
+            rests: set[Path] = set()
             for path in shard_paths(folder):
-                with contextlib.suppress(FileNotFoundError):
-                    _prune_shard(path, seen, removed)
+                # A killed prune may have left the rest of a shard that has yet to go: it is no double then.
+                if path not in rests:
+                    with contextlib.suppress(FileNotFoundError):
+                        rests.update(_prune_shard(path, seen, removed))
             with contextlib.suppress(FileNotFoundError):
                 if folder.stat().st_mtime < long_ago:  # else a writer may be about to use it
                     _remove_if_empty(folder)
@@ -99,25 +106,29 @@ def prune(store: Path, now: float | None = None) -> Removed:
     return removed
 
 
-def _prune_shard(path: Path, seen: set[bytes], removed: Removed) -> None:
+def _prune_shard(path: Path, seen: set[bytes], removed: Removed) -> list[Path]:
+    """Drop rows of images that were seen before; the shard that holds the others now, if it is another."""
     name = f"{path.parent.name}/{path.name}"
     try:
         header, images, features = read_shard(path)
     except DamagedShardError as error:
         removed.file(path, f"{name}: {error}")
-        return
+        return []
     kept = []
     for row, image in enumerate(images):
         if image not in seen:
             seen.add(image)
             kept.append(row)
     if len(kept) == len(images):
-        return
+        return []
+    rests = []
     if kept:  # what stays is there before the old file goes
         rest = [images[row] for row in kept]
         path_of_rest = write_shard(path.parent, header.space, rest, features[kept], header.about)
         removed.bytes -= path_of_rest.stat().st_size
+        rests.append(path_of_rest)
     removed.file(path, f"{name}: {len(images) - len(kept)} of {len(images)} images were stored twice")
+    return rests
 
 
 def remove_spaces(store: Path, chosen: Sequence[str]) -> Removed:
@@ -139,7 +150,10 @@ def remove_spaces(store: Path, chosen: Sequence[str]) -> Removed:
 def remove_everything(store: Path) -> Removed:
     """Remove all spaces, the digests of files and the index, and nothing that is not the store's."""
     removed = remove_spaces(store, [folder.name for folder in feature_index.space_folders(store)])
-    for path in [*(store / "contents").glob("*.json"), *_temporary_files(store)]:
+    digests = [path for path in (store / "contents").glob("*.json") if re.fullmatch(HEX, path.stem)]
+    if digests:
+        removed.lines.append(f"contents: digests of image files, {len(digests)} files")
+    for path in [*digests, *_temporary_files(store)]:
         removed.file(path)
     for name in (feature_index.INDEX, feature_index.LOCK, LOCK):
         removed.file(store / name)
@@ -149,7 +163,11 @@ def remove_everything(store: Path) -> Removed:
 
 
 def _temporary_files(store: Path) -> Iterator[Path]:
-    for folder in (store, store / "contents", *feature_index.space_folders(store)):
+    yield from store.glob(f".{feature_index.INDEX}.*.tmp")
+    for path in (store / "contents").glob(".*.json.*.tmp"):
+        if re.fullmatch(HEX, path.name[1:].split(".")[0]):
+            yield path
+    for folder in feature_index.space_folders(store):
         yield from folder.glob(".*.tmp")
 
 

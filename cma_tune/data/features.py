@@ -1,6 +1,6 @@
 """Stored image features: every image encoded once per backbone, preprocessing, precision and view.
 
-    STORE/index.json                     what there is, see `feature_index`
+    STORE/cma_tune_features.json         what there is, see `feature_index`
     STORE/contents/ROOT.json             digests of image files, see `contents`
     STORE/SPACE/NAME.safetensors         shards of features, see `feature_shards`
 
