@@ -87,7 +87,9 @@ def train_by_hand(
     return means
 
 
-def compare(learner: ContextLearner, twin: ContextLearner, settings: Recipe, release: bool) -> None:
+def compare(
+    learner: ContextLearner, twin: ContextLearner, settings: Recipe, release: bool, tolerance: float = 1e-9
+) -> None:
     """Train both, one by `fit` and one by hand; the same parameters and the same last mean loss."""
     start = [parameter.detach().clone() for parameter in learner.parameters()]
     features, labels = random_features(COUNT, len(NAMES), views=2)
@@ -98,7 +100,7 @@ def compare(learner: ContextLearner, twin: ContextLearner, settings: Recipe, rel
     assert report.losses["loss"] == pytest.approx(means[-1], abs=1e-5)
     for ours, theirs, before in zip(learner.parameters(), twin.parameters(), start, strict=True):
         assert (theirs - before).abs().max() > 3e-3  # it has gone somewhere at all
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
 @cache
@@ -116,10 +118,10 @@ def test_coop_equals_a_plain_loop(weight: float, release: bool) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_cocoop_equals_a_plain_loop(weight: float) -> None:
-    learner, twin = (
-        CoCoOp(exact_backbone(), NAMES, ContextOptions(tokens=3), seed=1).double() for _ in range(2)
-    )
-    compare(learner, twin, recipe(weight, lr=0.3), release=True)
+    options = ContextOptions(tokens=3)
+    learner, twin = (CoCoOp(exact_backbone(), NAMES, options, seed=1).double() for _ in range(2))
+    # Images and their texts nearly coincide in a group; the reference cuts off small eigenvalues.
+    compare(learner, twin, recipe(weight, lr=0.3), release=True, tolerance=1e-6)
 
 
 def test_weight_zero_is_coop_step_for_step() -> None:
