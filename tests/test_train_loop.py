@@ -40,7 +40,7 @@ def entropy(rows: Tensor) -> Tensor:
     """−Σ(λ/n)ln(λ/n) of the rows' Gram matrix, by the definition."""
     unit = rows / rows.norm(dim=1, keepdim=True)
     shares = torch.linalg.eigvalsh(unit @ unit.T) / len(rows)
-    kept = shares[shares > 1e-7]
+    kept = shares[shares > 1e-14]
     return -(kept * kept.log()).sum()
 
 
@@ -120,8 +120,8 @@ def test_coop_equals_a_plain_loop(weight: float, release: bool) -> None:
 def test_cocoop_equals_a_plain_loop(weight: float) -> None:
     options = ContextOptions(tokens=3)
     learner, twin = (CoCoOp(exact_backbone(), NAMES, options, seed=1).double() for _ in range(2))
-    # Images and their texts nearly coincide in a group; the reference cuts off small eigenvalues.
-    compare(learner, twin, recipe(weight, lr=0.3), release=True, tolerance=1e-6)
+    # Texts that nearly coincide leave small eigenvalues, whose logarithms cost digits.
+    compare(learner, twin, recipe(weight, lr=0.3), release=True, tolerance=1e-7)
 
 
 def test_weight_zero_is_coop_step_for_step() -> None:
