@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -190,6 +190,11 @@ class FewShotConfig(ZeroShotConfig):
 @dataclass
 class BaseToNovelConfig(FewShotConfig):
     """Learn on the base half of the classes, test on both halves. Fields as in few-shot."""
+
+
+def shared_entries(kind: type, config: object) -> dict[str, Any]:
+    """Those entries of `config` that the dataclass `kind` has too, by name."""
+    return {entry.name: getattr(config, entry.name) for entry in fields(kind) if hasattr(config, entry.name)}
 
 
 WHERE = ("output", "features_dir", "data_root")

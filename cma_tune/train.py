@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from cma_tune.checkpoint import Position, load_checkpoint, save_checkpoint
@@ -166,9 +165,6 @@ def fit(
         position = load_checkpoint(checkpointing.path, checkpointing.run, learner, optimizer, accelerator)
     accelerator.wait_for_everyone()
     learner.train()
-    # Buffers are constants, equal on every process: there is nothing to broadcast in every step.
-    buffers = [name for name, _ in learner.named_buffers()]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(learner, buffers)
     model, stepper = accelerator.prepare(learner, optimizer)
     several = accelerator.num_processes > 1
     penalty = CMALoss(recipe.reduction, recipe.normalize, gather_across_processes=several)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,3 +33,19 @@ def published_splits(shared: Path) -> dict[str, Split]:
             if entry.split_file is not None and (folder / entry.split_file).is_file():
                 splits[name] = read_coop_split(folder / entry.split_file, name)
     return splits
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Descriptions of the fits there were."""
+    import cma_tune.protocols.runs  # heavy, and few tests need it
+
+    made: list[str] = []
+    fit = cma_tune.protocols.runs.fit
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments[-1])
+        return fit(*arguments)
+
+    monkeypatch.setattr(cma_tune.protocols.runs, "fit", counted)
+    return made

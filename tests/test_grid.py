@@ -30,20 +30,6 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cma_tune.build.load_backbone", lambda *_: backbone())
 
 
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Descriptions of the fits there were."""
-    made: list[str] = []
-    fit = cma_tune.protocols.runs.fit
-
-    def counted(*arguments: Any) -> Any:
-        made.append(arguments[-1])
-        return fit(*arguments)
-
-    monkeypatch.setattr(cma_tune.protocols.runs, "fit", counted)
-    return made
-
-
 def figures(folder: Path) -> dict[str, Any]:
     return {str(p.parent.relative_to(folder)): load_record(p).figures for p in folder.rglob("record.json")}
 

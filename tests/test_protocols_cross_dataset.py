@@ -38,20 +38,6 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Descriptions of the fits there were."""
-    made: list[str] = []
-    fit = cma_tune.protocols.runs.fit
-
-    def counted(*arguments: Any) -> Any:
-        made.append(arguments[-1])
-        return fit(*arguments)
-
-    monkeypatch.setattr(cma_tune.protocols.runs, "fit", counted)
-    return made
-
-
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
     return image_folder(tmp_path_factory.mktemp("target") / "colours")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,20 +30,6 @@ from cma_tune.train import NonFiniteLossError
 
 def run(config: FewShotConfig) -> list[Any]:
     return few_shot(config, Setup(config, backbone=backbone()))
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Descriptions of the fits there were."""
-    made: list[str] = []
-    fit = cma_tune.protocols.runs.fit
-
-    def counted(*arguments: Any) -> Any:
-        made.append(arguments[-1])
-        return fit(*arguments)
-
-    monkeypatch.setattr(cma_tune.protocols.runs, "fit", counted)
-    yield made
 
 
 @pytest.fixture

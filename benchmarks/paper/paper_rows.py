@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cma_tune.build import Setup
 from cma_tune.cli import parse
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig, shared_entries
 from cma_tune.data.miniature import write_miniature
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
@@ -103,14 +103,7 @@ def recipe(protocol: str, name: str, dataset: str, data_root: str, output: str) 
 
 def zero_shot_of(config: FewShotConfig) -> ZeroShotConfig:
     """The zero-shot run that stands beside a few-shot config."""
-    return ZeroShotConfig(
-        dataset=config.dataset,
-        data_root=config.data_root,
-        backbone=config.backbone,
-        pretrained=config.pretrained,
-        output=config.output,
-        workers=config.workers,
-    )
+    return ZeroShotConfig(**shared_entries(ZeroShotConfig, config))
 
 
 def quickly(config: FewShotConfig) -> FewShotConfig:

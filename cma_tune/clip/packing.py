@@ -49,11 +49,10 @@ class PackedPrompts:
 
     Attributes:
         base: ``[N, W]``, positions, and the token embeddings where no context stands.
-        positions: ``[N, W]``, the positions alone.
+        positions: ``[S, W]``, those of the places that a context vector takes.
         shared: P.
         buckets: in the order of the tokens.
-        classes: ``[C]``, the class of every prompt in the order of the tokens.
-        pooled: ``[C]``, place of the pooled tokens.
+        pooled: ``[C]``, place of the pooled tokens, in the order of the classes that were packed.
         places: ``[S]``, places that a context vector takes.
         of_class, of_slot: ``[S]``, whose class and which of the M vectors it is.
     """
@@ -62,7 +61,6 @@ class PackedPrompts:
     positions: Tensor
     shared: int
     buckets: tuple[Bucket, ...]
-    classes: Tensor
     pooled: Tensor
     places: Tensor
     of_class: Tensor
@@ -75,7 +73,7 @@ class PackedPrompts:
 
     def embed(self, contexts: Tensor, per_class: bool) -> Tensor:
         """The row with contexts in place, positions added: ``[G, N, W]``."""
-        values = self.context_values(contexts, per_class) + self.positions[self.places]
+        values = self.context_values(contexts, per_class) + self.positions
         return self.base.expand(len(contexts), -1, -1).index_copy(1, self.places, values)
 
     def replace(self, x: Tensor, contexts: Tensor, per_class: bool) -> Tensor:
@@ -163,10 +161,9 @@ def pack(
 
     return PackedPrompts(
         base=tokens + positions,
-        positions=positions,
+        positions=positions[index(places)],
         shared=shared,
         buckets=tuple(buckets),
-        classes=classes,
         pooled=ends,
         places=index(places),
         of_class=index(of_class),

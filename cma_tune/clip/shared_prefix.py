@@ -52,7 +52,7 @@ def encode_packed(
             and so on.
 
     Returns:
-        ``[G, C, D]`` in the order of ``packed.classes``, not normalised.
+        ``[G, C, D]`` in the order they were packed in, not normalised.
     """
     text: Any = tower.text
     blocks = list(text.transformer.resblocks)

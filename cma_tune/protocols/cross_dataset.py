@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check
-from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, expand, slug
+from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, expand, shared_entries, slug
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, read_card
@@ -109,7 +109,7 @@ def cross_dataset(config: CrossDatasetConfig, setup: Setup | None = None) -> lis
 
 def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDatasetConfig:
     """What a saved prompt leaves to choose; the rest of the config was chosen when it was learned."""
-    kept = {entry.name: getattr(config, entry.name) for entry in fields(ZeroShotConfig)}
+    kept = shared_entries(ZeroShotConfig, config)
     backbone = card["backbone"]
     kept |= {"dataset": str(card.get("dataset", "unknown")), "backbone": backbone["name"]}
     kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
@@ -137,7 +137,7 @@ def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
 
 
 def _few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
-    return FewShotConfig(**{entry.name: getattr(config, entry.name) for entry in fields(FewShotConfig)})
+    return FewShotConfig(**shared_entries(FewShotConfig, config))
 
 
 def _target(config: CrossDatasetConfig, name: str) -> Setup:
@@ -153,7 +153,7 @@ def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[
     runs = expand("few-shot", source)
     runs += choices(runs) if config.select_weight else []
     for run, record in zip(runs, few_shot(source, setup), strict=True):
-        content = {entry.name: getattr(run.config, entry.name) for entry in fields(FewShotConfig)}
+        content = shared_entries(FewShotConfig, run.config)
         one = TransferRun(protocol, type(config)(**content, targets=config.targets))
         yield Learned(one, run.prompt_folder(), record.config, record.figures, record.dataset, record)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check
-from cma_tune.config import FewShotConfig
+from cma_tune.config import FewShotConfig, shared_entries
 from cma_tune.data import feature_index, feature_upkeep
 from cma_tune.data.feature_index import Entry
 from cma_tune.data.feature_shards import space_id
@@ -87,23 +87,7 @@ def _build_part(setup: Setup, items: tuple[Item, ...], part: str, label: str, vi
 
 def _as_run(config: FeaturesConfig) -> FewShotConfig:
     """The run whose stored features these are."""
-    return FewShotConfig(
-        dataset=config.dataset,
-        data_root=config.data_root,
-        source=config.source,
-        backbone=config.backbone,
-        pretrained=config.pretrained,
-        model_config=config.model_config,
-        output=config.output,
-        features_dir=config.features_dir,
-        workers=config.workers,
-        mixed_precision=config.mixed_precision,
-        eval_batch_size=config.eval_batch_size,
-        seeds=config.seeds,
-        augment=config.augment,
-        train_features="stored",
-        views=config.views,
-    )
+    return FewShotConfig(**shared_entries(FewShotConfig, config), train_features="stored")
 
 
 def _folder(config: FeaturesConfig) -> Path:

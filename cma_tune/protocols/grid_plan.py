@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from cma_tune.config import (
     SourceConfig,
     ZeroShotConfig,
     expand,
+    shared_entries,
 )
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
@@ -72,8 +73,8 @@ def plan(config: GridConfig) -> list[Task]:
         if isinstance(one, BaseToNovelConfig):
             check_context(one)
         if config.zero_shot:
-            shared = {entry.name: getattr(one, entry.name) for entry in fields(ZeroShotConfig)}
-            tasks.append(Task(Run("zero-shot", ZeroShotConfig(**shared))))
+            beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
+            tasks.append(Task(Run("zero-shot", beside)))
         runs = expand(config.protocol, one)
         tasks += [Task(run) for run in runs]
         for choice in choices(runs) if config.select_weight else []:
@@ -129,7 +130,7 @@ def dataset_names(config: GridConfig) -> list[str]:
 def run_config(config: GridConfig, dataset: str) -> FewShotConfig:
     """The config of the protocol for one dataset: what the runs would have without a grid."""
     kind = BaseToNovelConfig if config.protocol == "base-to-novel" else FewShotConfig
-    content = {entry.name: getattr(config, entry.name) for entry in fields(kind)}
+    content = shared_entries(kind, config)
     content |= {"dataset": dataset, "workers": config.decode_workers}
     # As accelerate resolves it in a process of its own.
     content["mixed_precision"] = config.mixed_precision or cast(
