@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
 from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, SourceConfig, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
@@ -122,28 +121,7 @@ class Setup:
             UserError: the device can't compute in the precision.
         """
         tracker = self.config.tracker if isinstance(self.config, FewShotConfig) else None
-        accelerator = Accelerator(
-            mixed_precision=self.config.mixed_precision,
-            log_with=tracker,
-            project_dir=self.config.output,
-            # A batch is a step, whatever accelerate is configured to.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            # The others wait while one process encodes a whole dataset.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
-            # Else processes without a GPU would not find each other, and each would do everything.
-            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
-        )
-        precision = accelerator.mixed_precision
-        if precision not in get_args(Precision):
-            raise UserError(
-                f"Expected precision {', '.join(get_args(Precision))}, got accelerate's '{precision}'."
-            )
-        if precision == "fp16" and not accelerator.native_amp:
-            raise UserError(
-                f"Expected a GPU for precision fp16, got device '{accelerator.device.type}'; "
-                "use --mixed-precision bf16 or no."
-            )
-        return accelerator
+        return make_accelerator(self.config.mixed_precision, tracker, self.config.output)
 
     @property
     def precision(self) -> Precision:

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, str] = {
     "recipes": "errors",
     "config": "recipes",
     "options": "config",
+    "companion_options": "config",
     "records": "config errors files",
     "predictions": "errors files",
     "checks": "config errors",
@@ -33,22 +34,29 @@ MAY_IMPORT: dict[str, str] = {
     "checkpoint": "errors files processes",
     "train": "checkpoint data errors learners losses metrics processes",
     "trackers": "errors",
-    "build": "clip config data errors files learners losses metrics processes trackers train",
+    "accelerators": "config errors",
+    "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
     "report": "config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
         "build checks config data errors files learners metrics options predictions processes recipes "
         "records trackers train"
     ),
-    "companion": "build checks config data errors files losses metrics records train",
-    "commands": "companion config options predict protocols report",
+    "companion": (
+        "accelerators build checkpoint checks companion_options config data errors files losses metrics "
+        "processes records trackers train"
+    ),
+    "commands": "companion companion_options config options predict protocols report",
     "cli": "arguments commands errors",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }
 
 TORCH_ALONE = {"losses", "metrics", "processes"}
-STANDARD_LIBRARY_ALONE = {"arguments", "checks", "config", "errors", "files", "options", "recipes", "records"}
+STANDARD_LIBRARY_ALONE = {
+    *("arguments", "checks", "companion_options", "config", "errors", "files", "options", "recipes"),
+    "records",
+}
 
 EXCEPTIONS = {
     # The embedded model's files lie beside the data that go with them; the backbone asks where.
