@@ -29,12 +29,14 @@ class Position:
         epoch, step: both from 0.
         sums: loss terms of this epoch's steps so far, summed.
         losses: mean loss terms of the epoch before.
+        history: figures of the evaluations so far.
     """
 
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def save_checkpoint(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from cma_tune.checkpoint import Position, load_checkpoint, save_checkpoint
 from cma_tune.data.batches import Batch, Share, TrainBatches
 from cma_tune.errors import UserError
+from cma_tune.fitting import NonFiniteLossError as NonFiniteLossError
+from cma_tune.fitting import (
+    fresh_scaler,
+    gather_in_order,
+    over_processes,
+    progress,
+    released,
+    stop_if_not_finite,
+)
 from cma_tune.learners.base import Learner, PromptOutput
 from cma_tune.losses import CMALoss, cma_objective
 from cma_tune.metrics import accuracy, per_class_accuracy
@@ -104,10 +111,6 @@ def learning_rate(epoch: int, recipe: Recipe) -> float:
     return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (epoch - 1) / recipe.epochs))
 
 
-class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the message names epoch and step."""
-
-
 def loss_terms(
     output: PromptOutput, batch: Batch, penalty: CMALoss, weight: float, processes: int
 ) -> dict[str, Tensor]:
@@ -157,9 +160,7 @@ def fit(
     optimizer = torch.optim.SGD(
         learner.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    if accelerator.scaler is not None:
-        # It outlives a run; starting anew, a run does not depend on what its process did before.
-        accelerator.scaler.load_state_dict(type(accelerator.scaler)().state_dict())
+    fresh_scaler(accelerator)
     position = Position()
     if checkpointing is not None and checkpointing.resume:
         position = load_checkpoint(checkpointing.path, checkpointing.run, learner, optimizer, accelerator)
@@ -176,7 +177,7 @@ def fit(
             save_checkpoint(checkpointing.path, checkpointing.run, learner, optimizer, at, accelerator)
 
     total, done = recipe.epochs * per_epoch, position.epoch * per_epoch + position.step
-    with _released(learner, accelerator), _progress(total, done, description, accelerator) as bar:
+    with released(learner, accelerator), progress(total, done, description, accelerator) as bar:
         for epoch in range(position.epoch, recipe.epochs):
             rate = learning_rate(epoch, recipe)
             for group in optimizer.param_groups:
@@ -187,8 +188,8 @@ def fit(
                 terms = loss_terms(output, batch, penalty, recipe.cma_weight, accelerator.num_processes)
                 stepper.zero_grad()
                 accelerator.backward(terms["loss"])
-                values = _over_processes(terms, accelerator)
-                _stop_if_not_finite(values["loss"], epoch, step)
+                values = over_processes(terms, accelerator)
+                stop_if_not_finite(values["loss"], f"step {step} of epoch {epoch} (both from 0)")
                 stepper.step()
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
                 bar.update()
@@ -211,39 +212,6 @@ def _batches(data: TrainBatches, position: Position, accelerator: Accelerator) -
         if not accelerator.is_main_process:
             log.error("%s", error)
         raise
-
-
-@contextmanager
-def _released(learner: Learner, accelerator: Accelerator) -> Iterator[None]:
-    """Let go of what `prepare` keeps, however the fit ends, so that this process's next one starts clean."""
-    try:
-        yield
-    finally:
-        learner.eval()
-        accelerator.free_memory()
-        # Mixed precision wraps `forward` on the instance; evaluation calls the class's own under autocast.
-        learner.__dict__.pop("forward", None)
-        learner.__dict__.pop("_original_forward", None)
-
-
-def _over_processes(terms: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """Means over the processes: the terms of the whole batch, the same on every process."""
-    mine = torch.stack([value.detach() for value in terms.values()])[None]  # [1, terms]
-    gathered: Tensor = accelerator.gather(mine)  # [processes, terms]
-    return dict(zip(terms, gathered.cpu().double().mean(dim=0).tolist(), strict=True))
-
-
-def _stop_if_not_finite(loss: float, epoch: int, step: int) -> None:
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"Expected a finite loss, got {loss} in step {step} of epoch {epoch} (both from 0); "
-            "try a smaller learning rate, or --mixed-precision no."
-        )
-
-
-def _progress(total: int, done: int, description: str, accelerator: Accelerator) -> tqdm[Any]:
-    quiet = None if accelerator.is_main_process else True  # None: quiet only where there is no terminal
-    return tqdm(total=total, initial=done, desc=description, unit="step", leave=False, disable=quiet)
 
 
 @torch.no_grad()
@@ -271,7 +239,7 @@ def evaluate(
             cosines = output.logits / learner.backbone.scale
             own = cosines.gather(1, label[:, None])[:, 0]
             rows.append(torch.stack([output.logits.argmax(dim=1).to(own), own, cosines.mean(dim=1)], dim=1))
-    table = _gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 3]
+    table = gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 3]
     predictions, target = table[:, 0].long(), labels.cpu()
     per_class = per_class_accuracy(predictions, target, classes).tolist()
     return Evaluation(
@@ -282,14 +250,3 @@ def evaluate(
         images=count,
         predictions=torch.stack([predictions, target], dim=1),
     )
-
-
-def _gather_in_order(table: Tensor, count: int, accelerator: Accelerator) -> Tensor:
-    """Rows of all processes in the order of the items (process r holds rows r, r+P, …)."""
-    processes = accelerator.num_processes
-    if processes == 1:
-        return table
-    longest = math.ceil(count / processes)
-    padded = torch.nn.functional.pad(table, (0, 0, 0, longest - len(table)))
-    gathered: Tensor = accelerator.gather(padded[None])  # [P, longest, 3]
-    return gathered.transpose(0, 1).reshape(processes * longest, -1)[:count]

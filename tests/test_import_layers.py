@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, str] = {
     "clip": "errors files processes",
     "learners": "clip errors files processes",
     "checkpoint": "errors files processes",
-    "train": "checkpoint data errors learners losses metrics processes",
+    "fitting": "errors",
+    "train": "checkpoint data errors fitting learners losses metrics processes",
     "trackers": "errors",
     "accelerators": "config errors",
     "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
@@ -43,8 +44,8 @@ MAY_IMPORT: dict[str, str] = {
         "records trackers train"
     ),
     "companion": (
-        "accelerators build checkpoint checks companion_options config data errors files losses metrics "
-        "processes records trackers train"
+        "accelerators build checkpoint checks companion_options config data errors files fitting losses "
+        "metrics processes records trackers train"
     ),
     "commands": "companion companion_options config options predict protocols report",
     "cli": "arguments commands errors",

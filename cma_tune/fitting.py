@@ -1,0 +1,74 @@
+"""What training loops share: scaler, clean-up, sums over processes, progress, the check for a finite loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cma_tune.errors import UserError
+
+
+class NonFiniteLossError(UserError):
+    """The loss became NaN or infinite; the message names epoch and step."""
+
+
+def fresh_scaler(accelerator: Accelerator) -> None:
+    """Set the loss scale of fp16 back to its start.
+
+    It outlives a run; starting anew, a run does not depend on what its process did before.
+    """
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(type(accelerator.scaler)().state_dict())
+
+
+@contextmanager
+def released(learner: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Let go of what `prepare` keeps, however the fit ends, so that this process's next one starts clean."""
+    try:
+        yield
+    finally:
+        learner.eval()
+        accelerator.free_memory()
+        # Mixed precision wraps `forward` on the instance; evaluation calls the class's own under autocast.
+        learner.__dict__.pop("forward", None)
+        learner.__dict__.pop("_original_forward", None)
+
+
+def over_processes(terms: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """Means over the processes: the terms of the whole batch, the same on every process."""
+    mine = torch.stack([value.detach() for value in terms.values()])[None]  # [1, terms]
+    gathered: Tensor = accelerator.gather(mine)  # [processes, terms]
+    return dict(zip(terms, gathered.cpu().double().mean(dim=0).tolist(), strict=True))
+
+
+def stop_if_not_finite(loss: float, where: str) -> None:
+    """Raise `NonFiniteLossError` for a loss that is no number, naming the step."""
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"Expected a finite loss, got {loss} in {where}; "
+            "try a smaller learning rate, or --mixed-precision no."
+        )
+
+
+def progress(total: int, done: int, description: str, accelerator: Accelerator) -> tqdm[Any]:
+    """A bar over steps with the time left, on the main process and where there is a terminal."""
+    quiet = None if accelerator.is_main_process else True  # None: quiet only where there is no terminal
+    return tqdm(total=total, initial=done, desc=description, unit="step", leave=False, disable=quiet)
+
+
+def gather_in_order(table: Tensor, count: int, accelerator: Accelerator) -> Tensor:
+    """Rows of all processes in the order of the items (process r holds rows r, r+P, …)."""
+    processes = accelerator.num_processes
+    if processes == 1:
+        return table
+    longest = math.ceil(count / processes)
+    padded = torch.nn.functional.pad(table, (0, 0, 0, longest - len(table)))
+    gathered: Tensor = accelerator.gather(padded[None])  # [P, longest, width]
+    return gathered.transpose(0, 1).reshape(processes * longest, -1)[:count]
