@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cma_tune.losses import CMALoss, cma_objective, cross_modal_entropy, gather_rows
+    from cma_tune.losses import (
+        CMALoss,
+        EntropyDifferenceLoss,
+        InterplayLoss,
+        InterplayOutput,
+        InterplayTerms,
+        MutualInformationLoss,
+        cma_objective,
+        cross_modal_entropy,
+        gather_rows,
+        interplay_terms,
+    )
     from cma_tune.metrics import (
         CollapseValues,
         accuracy,
@@ -32,6 +43,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CMALoss",
     "CollapseValues",
+    "EntropyDifferenceLoss",
+    "InterplayLoss",
+    "InterplayOutput",
+    "InterplayTerms",
+    "MutualInformationLoss",
     "__version__",
     "accuracy",
     "class_similarity",
@@ -45,6 +61,7 @@ __all__ = [
     "gather_rows",
     "gram_matrix",
     "harmonic_mean",
+    "interplay_terms",
     "matrix_entropy",
     "modal_similarity",
     "mutual_information",
@@ -52,7 +69,10 @@ __all__ = [
     "per_class_accuracy",
 ]
 
-_LOSSES = {"CMALoss", "cma_objective", "cross_modal_entropy", "gather_rows"}
+_LOSSES = {
+    *("CMALoss", "EntropyDifferenceLoss", "InterplayLoss", "InterplayOutput", "InterplayTerms"),
+    *("MutualInformationLoss", "cma_objective", "cross_modal_entropy", "gather_rows", "interplay_terms"),
+}
 
 
 if not TYPE_CHECKING:  # or a type checker would take any name for a public one

@@ -1,4 +1,4 @@
-"""Checks shared by everything that takes image features, text features and labels."""
+"""Checks shared by everything that takes features and labels, and texts or a classifier."""
 
 from __future__ import annotations
 
@@ -37,6 +37,33 @@ def check_pairing(image_features: Tensor, text_features: Tensor, labels: Tensor 
         )
     if labels is not None:
         check_label_vector(labels, batch)
+
+
+def check_classified(
+    features: Tensor, classifier: Tensor, labels: Tensor, mask: Tensor | None = None
+) -> None:
+    """Refuse shapes, dtypes and devices that do not fit; reads no value, so it costs no synchronisation."""
+    for name, rows, shape in (("features", features, "[N, D]"), ("classifier", classifier, "[C, D]")):
+        if not rows.is_floating_point():
+            raise ValueError(f"Expected `{name}` to be floating point, got {rows.dtype}.")
+        if rows.ndim != 2:
+            raise ValueError(f"Expected `{name}` of shape {shape}, got shape {list(rows.shape)}.")
+    if classifier.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"Expected `classifier` to have the {features.shape[1]} dimensions of `features` "
+            f"{list(features.shape)}, got shape {list(classifier.shape)}."
+        )
+    if classifier.device != features.device:
+        raise ValueError(
+            "Expected `features` and `classifier` on the same device, "
+            f"got {features.device} and {classifier.device}."
+        )
+    check_label_vector(labels, len(features))
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(features),)):
+        raise ValueError(
+            f"Expected `mask` to be bool of shape [{len(features)}], one for each row, "
+            f"got {mask.dtype} of shape {list(mask.shape)}."
+        )
 
 
 def check_label_vector(labels: Tensor, batch: int) -> None:

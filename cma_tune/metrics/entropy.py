@@ -82,11 +82,11 @@ def matrix_entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
         0.0
     """
     check_gram(gram, "gram")
-    _check_alpha(alpha)
+    check_alpha(alpha)
     with autocast_off(gram):
         gram = at_least_float32(gram)
         gram = (gram + gram.mT) / 2
-        return _entropy(gram, gram.shape[-1], alpha)
+        return entropy_of_rows(gram, gram.shape[-1], alpha)
 
 
 def feature_entropy(features: Tensor, alpha: float = 1.0) -> Tensor:
@@ -112,12 +112,12 @@ def feature_entropy(features: Tensor, alpha: float = 1.0) -> Tensor:
         0.6931
     """
     _check_matrix(features, "features", "[..., N, D]")
-    _check_alpha(alpha)
+    check_alpha(alpha)
     with autocast_off(features):
         unit = unit_rows(features)
         rows, dims = unit.shape[-2:]
         small = unit @ unit.mT if rows <= dims else unit.mT @ unit
-        return _entropy(small, rows, alpha)
+        return entropy_of_rows(small, rows, alpha)
 
 
 def effective_rank(gram: Tensor, alpha: float = 1.0) -> Tensor:
@@ -237,12 +237,12 @@ def _check_matrix(tensor: Tensor, name: str, shape: str) -> None:
         raise ValueError(f"Expected `{name}` of shape {shape}, got shape {list(tensor.shape)}.")
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"Expected `alpha` to be finite and above 0, got {alpha}.")
 
 
-def _entropy(gram: Tensor, rows: int, alpha: float) -> Tensor:
+def entropy_of_rows(gram: Tensor, rows: int, alpha: float) -> Tensor:
     """Entropy of ``gram / rows``; ``gram`` may also be the D×D matrix with the same non-zero spectrum."""
     if rows == 0:
         return gram.sum((-1, -2))  # nothing to sum: 0, on the graph
