@@ -21,33 +21,43 @@ if TYPE_CHECKING:
         interplay_terms,
     )
     from cma_tune.metrics import (
+        CollapseMonitor,
         CollapseValues,
+        SimplexDeviation,
         accuracy,
         class_similarity,
         collapse_values,
         confidence_interval_95,
+        davies_bouldin,
         effective_rank,
         entropy_difference_ratio,
         feature_entropy,
         gram_matrix,
         harmonic_mean,
         matrix_entropy,
+        mean_deviation,
         modal_similarity,
         mutual_information,
         mutual_information_ratio,
         per_class_accuracy,
+        self_duality,
+        silhouette,
+        simplex_deviation,
+        within_class_variability,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CMALoss",
+    "CollapseMonitor",
     "CollapseValues",
     "EntropyDifferenceLoss",
     "InterplayLoss",
     "InterplayOutput",
     "InterplayTerms",
     "MutualInformationLoss",
+    "SimplexDeviation",
     "__version__",
     "accuracy",
     "class_similarity",
@@ -55,6 +65,7 @@ __all__ = [
     "collapse_values",
     "confidence_interval_95",
     "cross_modal_entropy",
+    "davies_bouldin",
     "effective_rank",
     "entropy_difference_ratio",
     "feature_entropy",
@@ -63,10 +74,15 @@ __all__ = [
     "harmonic_mean",
     "interplay_terms",
     "matrix_entropy",
+    "mean_deviation",
     "modal_similarity",
     "mutual_information",
     "mutual_information_ratio",
     "per_class_accuracy",
+    "self_duality",
+    "silhouette",
+    "simplex_deviation",
+    "within_class_variability",
 ]
 
 _LOSSES = {

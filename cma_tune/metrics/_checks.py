@@ -66,6 +66,15 @@ def check_classified(
         )
 
 
+def check_features_and_labels(features: Tensor, labels: Tensor) -> None:
+    """Refuse features that are not floating point ``[N, D]`` and labels that do not go with them."""
+    if not features.is_floating_point():
+        raise ValueError(f"Expected `features` to be floating point, got {features.dtype}.")
+    if features.ndim != 2:
+        raise ValueError(f"Expected `features` of shape [N, D], got shape {list(features.shape)}.")
+    check_label_vector(labels, len(features))
+
+
 def check_label_vector(labels: Tensor, batch: int) -> None:
     """Refuse labels that are not ``[batch]`` integers."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cma_tune.metrics._checks import check_features_and_labels
+from cma_tune.metrics.entropy import at_least_float32
+
 
 class Present(NamedTuple):
     """The classes of a batch."""
@@ -28,6 +31,12 @@ def present_classes(labels: Tensor) -> Present:
     return Present(*torch.unique(labels.long(), return_inverse=True, return_counts=True))
 
 
+def of_classes(features: Tensor, labels: Tensor) -> tuple[Tensor, Present]:
+    """Features, checked and in float32 at least, and the classes of the labels on their device."""
+    check_features_and_labels(features, labels)
+    return at_least_float32(features), present_classes(labels.to(features.device))
+
+
 def class_means(features: Tensor, present: Present) -> Tensor:
     """Mean of each class's rows of ``[N, D]``, ``[K, D]``."""
     sums = features.new_zeros(len(present.classes), features.shape[1]).index_add(0, present.owners, features)
@@ -40,10 +49,10 @@ def centered(features: Tensor, rows: Tensor, present: Present) -> tuple[Tensor, 
     Class means and not rows are averaged so that frequent classes do not pull the centre towards them: at
     collapse both sides are then the same simplex, whatever the counts.
     """
-    return _less(features, class_means(features, present).mean(0)), _less(rows, rows.mean(0))
+    return less(features, class_means(features, present).mean(0)), less(rows, rows.mean(0))
 
 
-def _less(rows: Tensor, mean: Tensor) -> Tensor:
+def less(rows: Tensor, mean: Tensor) -> Tensor:
     """Rows less ``mean``; one that equals it up to rounding becomes 0: what is left has no direction."""
     difference = rows - mean
     size = torch.linalg.vector_norm(rows.detach(), dim=-1, keepdim=True)

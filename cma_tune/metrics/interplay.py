@@ -63,7 +63,7 @@ def mutual_information_ratio(k1: Tensor, k2: Tensor, alpha: float = 1.0) -> Tens
         1.0
     """
     h1, h2, joint = _entropies(k1, k2, alpha)
-    return _ratio(h1 + h2 - joint, torch.minimum(h1, h2))
+    return entropy_ratio(h1 + h2 - joint, torch.minimum(h1, h2))
 
 
 def entropy_difference_ratio(k1: Tensor, k2: Tensor, alpha: float = 1.0) -> Tensor:
@@ -95,7 +95,7 @@ def entropy_difference_ratio(k1: Tensor, k2: Tensor, alpha: float = 1.0) -> Tens
             f"got shapes {list(k1.shape)} and {list(k2.shape)}."
         )
     h1, h2 = matrix_entropy(k1, alpha), matrix_entropy(k2, alpha)
-    return _ratio((h1 - h2).abs(), torch.maximum(h1, h2))
+    return entropy_ratio((h1 - h2).abs(), torch.maximum(h1, h2))
 
 
 def _entropies(k1: Tensor, k2: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +111,8 @@ def _entropies(k1: Tensor, k2: Tensor, alpha: float) -> tuple[Tensor, Tensor, Te
     return matrix_entropy(k1, alpha), matrix_entropy(k2, alpha), matrix_entropy(joint, alpha)
 
 
-def _ratio(numerator: Tensor, entropy: Tensor) -> Tensor:
+def entropy_ratio(numerator: Tensor, entropy: Tensor) -> Tensor:
+    """Of entropies, nan where the lower one is 0. Shared by the metrics, and not a public name."""
     # Identical rows give an entropy of rounding noise, not an exact 0; its ratio would look like a result.
     noise = 64 * torch.finfo(entropy.dtype).eps
     undefined = entropy <= noise
