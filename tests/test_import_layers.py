@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, str] = {
     "checks": "config errors",
     "arguments": "errors",
     "metrics": "",
+    "collapse_metric": "metrics",
     "losses": "metrics processes",
     "data": "errors files",
     "clip": "errors files processes",

@@ -22,6 +22,7 @@ HEAVY = [
     "peft",
     "scipy",
     "sklearn",
+    "torchmetrics",
     "torchvision",
     "transformers",
 ]
