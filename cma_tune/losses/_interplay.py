@@ -64,24 +64,24 @@ class _Entropies(torch.autograd.Function):
         # LAPACK refuses what is not finite; a training loop is better served by a nan it can notice.
         poison = 0 * (features.sum() + rows.sum())
         features, rows = features.nan_to_num(), rows.nan_to_num()
-        shares_of_classes = (counts / n).sqrt()[:, None]
+        roots = counts.sqrt()[:, None]
         label_gram = rows @ rows.mT
         gram = features @ features.mT if joint or n <= dims else None
         small = gram if gram is not None and n <= dims else features.mT @ features
-        problems = [small / n, shares_of_classes * label_gram * shares_of_classes.mT]
+        problems = [small, roots * label_gram * roots.mT]
         spread = None
         if gram is not None and joint:
             spread = _spread(label_gram, classes)
-            problems.append((gram * spread).div_(n))
+            problems.append(gram * spread)
         if not any(ctx.needs_input_grad):
-            shares = [nonzero_shares(torch.linalg.eigvalsh(problem)) for problem in problems]
+            shares = [nonzero_shares(torch.linalg.eigvalsh(problem) / n) for problem in problems]
             return torch.stack([shannon(one) for one in shares]) + poison
 
         ctx.joint = joint
-        entropies, saved = [], [features, rows, classes, shares_of_classes]
+        entropies, saved = [], [features, rows, classes, roots]
         for problem in problems:
             eigenvalues, vectors = torch.linalg.eigh(problem)
-            shares_of_one = nonzero_shares(eigenvalues)
+            shares_of_one = nonzero_shares(eigenvalues / n)
             entropies.append(shannon(shares_of_one))
             saved += [shares_of_one.log() + poison, vectors]
         if gram is not None and spread is not None:
@@ -92,15 +92,15 @@ class _Entropies(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        features, rows, classes, shares_of_classes, *rest = ctx.saved_tensors
+        features, rows, classes, roots, *rest = ctx.saved_tensors
         n, dims = features.shape
         # ∂/∂F of a function of FFᵀ is twice its gradient times F, hence the 2; each weight rides along.
-        slopes = [-2 * weight * logs for weight, logs in zip(weights[0], rest[:6:2], strict=False)]
+        slopes = [weight * logs for weight, logs in zip(-2 / n * weights[0], rest[:6:2], strict=False)]
         logs = [(vectors * slope) @ vectors.mT for slope, vectors in zip(slopes, rest[1:6:2], strict=False)]
-        of_features, of_labels = logs[0] / n, shares_of_classes * logs[1] * shares_of_classes.mT
+        of_features, of_labels = logs[0], roots * logs[1] * roots.mT
         mixing = of_features if n <= dims else None
         if ctx.joint:
-            of_joint, (gram, spread) = logs[2] / n, rest[6:]
+            of_joint, (gram, spread) = logs[2], rest[6:]
             of_labels = of_labels + _collapse(of_joint * gram, classes, len(rows))
             of_gram = of_joint * spread
             mixing = of_gram if mixing is None else of_gram.add_(mixing)

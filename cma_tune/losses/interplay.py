@@ -119,8 +119,7 @@ def _terms(
     known = labels.cpu()
     check_labels_in_range(known, len(classifier))
     with autocast_off(features):
-        dtype = torch.promote_types(features.dtype, classifier.dtype)
-        dtype = torch.promote_types(dtype, torch.float32)
+        dtype = torch.promote_types(torch.promote_types(features.dtype, classifier.dtype), torch.float32)
         features = features.to(dtype)
         if gather:
             known = gather_rows(labels.long()).cpu()
