@@ -125,9 +125,12 @@ class Backbone(nn.Module):
         return next(self.model.parameters()).device
 
     def compile_images(self) -> None:
-        """Run the image tower under torch.compile from now on."""
+        """Run the image tower under torch.compile from now on.
+
+        Its weights become constants of the compiled code, so that norms are folded into convolutions.
+        """
         model: Any = self.model
-        self._compiled_images = torch.compile(model.encode_image)
+        self._compiled_images = torch.compile(model.encode_image, options={"freezing": True})
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
