@@ -36,6 +36,17 @@ def published_splits(shared: Path) -> dict[str, Split]:
 
 
 @pytest.fixture
+def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, no bars, and a cache of one's own for `datasets`."""
+    import datasets  # heavy, and few tests need it
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Descriptions of the fits there were."""
     import cma_tune.protocols.runs  # heavy, and few tests need it

@@ -16,17 +16,10 @@ import pandas
 import pytest
 from PIL import Image
 
-from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
+from cma_tune.data.sources import Dataset, SourceOptions, TableImages, load_dataset
 from cma_tune.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, no bars, and a cache of one's own."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def picture(number: int) -> Image.Image:
@@ -73,6 +66,32 @@ def test_save_to_disk_with_class_labels(tmp_path: Path) -> None:
     assert split.val[0].key == "validation/0000000"
     assert np.array_equal(np.asarray(dataset.images.load(split.test[1].key)), np.asarray(picture(61)))
     assert dataset.origin == f"the source's own train, val and test ({tmp_path})"
+
+
+def test_a_part_at_once_is_what_its_rows_are_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cma_tune.data.tables.ROWS_AT_ONCE", 2)
+    turned, buffer = Image.Exif(), io.BytesIO()
+    turned[274] = 6  # lies on its side
+    picture(3).save(buffer, "PNG", exif=turned)
+    palette = io.BytesIO()
+    picture(4).convert("P").save(palette, "PNG")
+    picture(5).save(tmp_path / "apart.png")
+    cells = [
+        *({"bytes": content, "path": None} for content in (png(1), buffer.getvalue(), palette.getvalue())),
+        {"bytes": None, "path": str(tmp_path / "apart.png")},
+        {"bytes": png(9), "path": None},
+    ]
+    rows = datasets.Dataset.from_dict(
+        {"image": cells, "label": ["a"] * 5},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
+    )
+    images = TableImages({"train": rows}, "image")
+    together = [np.asarray(image) for image in images.load_part("train")]
+    alone = [np.asarray(images.load(f"train/{row}")) for row in range(5)]
+    assert [image.shape for image in together] == [(4, 5, 3), (5, 4, 3), *[(4, 5, 3)] * 3]
+    assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def test_parquet_with_chosen_columns_and_parts(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 """How long the Hub may take to answer before it counts as out of reach."""
 
+ROWS_AT_ONCE = 1000
+"""Rows whose encoded images are fetched together."""
+
 
 class TableImages:
     """Images of a `datasets` dataset; keys are ``split/row``."""
@@ -43,10 +46,32 @@ class TableImages:
             rgb: Image = image.convert("RGB")
             return rgb
         except Exception as error:  # Pillow's decoders raise almost anything over a damaged image
-            raise UserError(
-                f"Expected an image in column '{self._column}' of row {int(row)} of '{part}', "
-                f"but it can't be decoded ({error}); mend the table or take the row out."
-            ) from None
+            raise self._damaged(part, int(row), error) from None
+
+    def load_part(self, part: str) -> Iterator[Image]:
+        """Decode all rows of a part as RGB, in order: much quicker than one by one.
+
+        Raises:
+            UserError: a row's image can't be decoded.
+        """
+        table = self._parts[part]
+        feature = table.features[self._column]
+        encoded = table.cast_column(self._column, type(feature)(decode=False))
+        row = 0
+        for rows in encoded.iter(ROWS_AT_ONCE):
+            for content in rows[self._column]:
+                try:
+                    rgb: Image = feature.decode_example(content).convert("RGB")
+                except Exception as error:
+                    raise self._damaged(part, row, error) from None
+                yield rgb
+                row += 1
+
+    def _damaged(self, part: str, row: int, error: Exception) -> UserError:
+        return UserError(
+            f"Expected an image in column '{self._column}' of row {row} of '{part}', "
+            f"but it can't be decoded ({error}); mend the table or take the row out."
+        )
 
     def fingerprint(self, key: str) -> str:
         """The fingerprint `datasets` keeps of the table, and the column."""
@@ -68,7 +93,7 @@ def hub_table(name: str, place: str, options: SourceOptions) -> Dataset:
             f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
         )
     tables = {own: with_images(table[own], own, place, options) for own in found.values()}
-    names, labels = _labels(tables, place, options)
+    names, labels = table_labels(tables, place, options)
     parts = {
         part: [Item(f"{own}/{row:07d}", label) for row, label in enumerate(labels[own])]
         for part, own in found.items()
@@ -99,10 +124,14 @@ def with_images(table: Any, part: str, place: str, options: SourceOptions) -> An
         ) from None
 
 
-def _labels(
+def table_labels(
     tables: Mapping[str, Any], place: str, options: SourceOptions
 ) -> tuple[list[str], dict[str, list[int]]]:
-    """Class names in label order, and the label of every row, by part."""
+    """Class names in label order, and the label of every row, by part.
+
+    Raises:
+        UserError: labels are missing or of another kind, or do not match the class names.
+    """
     column = options.label_column
     values = {part: table.select_columns([column])[:][column] for part, table in tables.items()}
     for part, own in values.items():
@@ -114,6 +143,13 @@ def _labels(
                     f"got {value!r} in row {row} of '{part}'; use labelled parts."
                 )
     own_names = {part: getattr(table.features[column], "names", None) for part, table in tables.items()}
+    for part, own in values.items():
+        for row, value in enumerate(own):  # `datasets` takes any number for a class label
+            if (names := own_names[part]) is not None and not 0 <= value < len(names):
+                raise UserError(
+                    f"Expected labels from 0 to {len(names) - 1}, one of the {len(names)} classes, in column "
+                    f"'{column}' of {place}, got {value} in row {row} of '{part}'; mend the table."
+                )
     first = next(iter(own_names.values()))
     if first is None or any(names != first for names in own_names.values()):
         # Where parts number their classes differently, only the names mean the same.
