@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -14,16 +14,13 @@ from cma_tune.config import Precision
 from cma_tune.errors import UserError
 
 
-def make_accelerator(
-    precision: Precision | None, tracker: str | None, folder: str, handlers: tuple[Any, ...] = ()
-) -> Accelerator:
+def make_accelerator(precision: Precision | None, tracker: str | None, folder: str) -> Accelerator:
     """An `Accelerator` for this process.
 
     Args:
         precision: what is computed in; None is accelerate's own setting.
         tracker: accelerate tracker, if any.
         folder: of the results, where trackers log.
-        handlers: further keyword handlers of accelerate.
 
     Raises:
         UserError: the device can't compute in the precision.
@@ -35,7 +32,7 @@ def make_accelerator(
         # A batch is a step, whatever accelerate is configured to.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # The others wait while one process encodes a whole dataset.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12)), *handlers],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
         # Else processes without a GPU would not find each other, and each would do everything.
         cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
     )

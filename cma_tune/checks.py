@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
 
@@ -17,24 +19,37 @@ def check(config: ZeroShotConfig) -> None:
     """
     _at_least("workers", config.workers, 0)
     _at_least("eval_batch_size", config.eval_batch_size, 1)
-    if Path(config.output).exists() and not Path(config.output).is_dir():
-        raise UserError(f"Expected a folder for --output, got the file {config.output}.")
+    _check_output(config.output)
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)
 
 
-def _check_sweep(config: FewShotConfig) -> None:
-    for name, values in (("shots", config.shots), ("seeds", config.seeds), ("weights", config.weights)):
-        if not values:
-            raise UserError(f"Expected at least one value for --{name}, got none.")
-        if len(set(values)) < len(values):
-            raise UserError(f"Expected every value of --{name} once, got {values}.")
-    for shots in config.shots:
-        _at_least("shots", shots, 1)
-    for seed in config.seeds:
+def _check_output(output: str) -> None:
+    if Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"Expected a folder for --output, got the file {output}.")
+
+
+def _check_axis(name: str, values: Sequence[object]) -> None:
+    if not values:
+        raise UserError(f"Expected at least one value for --{name}, got none.")
+    if len(set(values)) < len(values):
+        raise UserError(f"Expected every value of --{name} once, got {values}.")
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    _check_axis("seeds", seeds)
+    for seed in seeds:
         if not 0 <= seed < 2**32:  # NumPy's generator takes no others
             raise UserError(f"Expected --seeds from 0 to {2**32 - 1}, got {seed}.")
+
+
+def _check_sweep(config: FewShotConfig) -> None:
+    _check_axis("shots", config.shots)
+    _check_seeds(config.seeds)
+    _check_axis("weights", config.weights)
+    for shots in config.shots:
+        _at_least("shots", shots, 1)
     for weight in config.weights:
         if not isinstance(weight, str) and not 0 <= weight <= 1:
             raise UserError(f"Expected λ between 0 and 1 in --weights, got {weight}.")
@@ -71,18 +86,104 @@ def _check_training(config: FewShotConfig) -> None:
     _at_least("optim.batch_size", optim.batch_size, 1)
     if optim.epochs is not None:
         _at_least("optim.epochs", optim.epochs, 1)
-    if not 0 < optim.lr < math.inf:
-        raise UserError(f"Expected a finite --optim.lr above 0, got {optim.lr}.")
+    _above_zero("optim.lr", optim.lr)
     for name in ("warmup_lr", "momentum", "weight_decay"):
-        value = getattr(optim, name)
-        if not 0 <= value < math.inf:
-            raise UserError(f"Expected a finite --optim.{name} of at least 0, got {value}.")
+        _not_negative(f"optim.{name}", getattr(optim, name))
     if not 0 < config.augment.scale_min <= 1:
         raise UserError(
             f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}."
         )
-    if not 0 <= config.augment.flip <= 1:
-        raise UserError(f"Expected --augment.flip between 0 and 1, got {config.augment.flip}.")
+    _from_0_to_1("augment.flip", config.augment.flip)
+
+
+def check_companion(config: SupervisedConfig) -> None:
+    """Check all values of a companion's command before anything is loaded.
+
+    Raises:
+        UserError: naming the flag, what is expected and what came.
+    """
+    _check_output(config.output)
+    _check_axis("labels", config.labels)
+    _check_seeds(config.seeds)
+    for labels in config.labels:
+        _at_least("labels", labels, 0)
+    if config.image_size is not None:
+        _at_least("image_size", config.image_size, 8)  # four halvings leave a pixel
+    _at_least("eval_every", config.eval_every, 0)
+    _at_least("eval_batch_size", config.eval_batch_size, 1)
+    _at_least("checkpoint_every", config.checkpoint_every, 0)
+    for name in ("max_mi", "min_hd"):
+        _not_negative(name, getattr(config, name))
+    if config.flip is not None:
+        _from_0_to_1("flip", config.flip)
+    _check_schedule(config)
+    if isinstance(config, SemiSupervisedConfig):
+        _check_matching(config)
+    if isinstance(config, LabConfig):
+        _check_lab(config)
+
+
+def _check_schedule(config: SupervisedConfig) -> None:
+    schedule = config.schedule
+    for name in ("steps", "batch_size", "ratio"):
+        _at_least(f"schedule.{name}", getattr(schedule, name), 1)
+    _above_zero("schedule.lr", schedule.lr)
+    if not isinstance(schedule.weight_decay, str):
+        _not_negative("schedule.weight_decay", schedule.weight_decay)
+    for name in ("momentum", "ema"):
+        value = getattr(schedule, name)
+        if not 0 <= value < 1:
+            raise UserError(f"Expected --schedule.{name} of at least 0 and below 1, got {value}.")
+
+
+def _check_matching(config: SemiSupervisedConfig) -> None:
+    matching = config.matching
+    if 0 in config.labels and config.algorithm != "supervised":
+        raise UserError(
+            f"Expected a number of labelled images in --labels for {config.algorithm}, got 0, which is all; "
+            "use cma-tune supervised to train on all labels."
+        )
+    for name in ("unlabelled_weight", "fairness_weight", "transport_weight"):
+        value = getattr(matching, name)
+        if value is not None:
+            _not_negative(f"matching.{name}", value)
+    for name in ("threshold", "momentum"):
+        _from_0_to_1(f"matching.{name}", getattr(matching, name))
+
+
+def _check_lab(config: LabConfig) -> None:
+    for flag, values in (("temperatures", config.temperatures), ("rates", config.rates)):
+        _check_axis(flag, values)
+        for value in values:
+            _above_zero(flag, value)
+    _at_least("points", config.points, 2)
+    grokking = config.grokking
+    _at_least("grokking.modulus", grokking.modulus, 3)
+    for name in ("epochs", "width", "heads", "hidden", "eval_every"):
+        _at_least(f"grokking.{name}", getattr(grokking, name), 1)
+    if grokking.width % grokking.heads:
+        raise UserError(
+            f"Expected --grokking.width as a multiple of the {grokking.heads} heads, got {grokking.width}."
+        )
+    if not 0 < grokking.train_share < 1:
+        raise UserError(f"Expected --grokking.train_share between 0 and 1, got {grokking.train_share}.")
+    _above_zero("grokking.lr", grokking.lr)
+    _not_negative("grokking.weight_decay", grokking.weight_decay)
+
+
+def _above_zero(flag: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"Expected a finite --{flag} above 0, got {value}.")
+
+
+def _not_negative(flag: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise UserError(f"Expected a finite --{flag} of at least 0, got {value}.")
+
+
+def _from_0_to_1(flag: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"Expected --{flag} between 0 and 1, got {value}.")
 
 
 def _at_least(flag: str, value: int, least: int) -> None:

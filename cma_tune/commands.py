@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.options import (
     CrossDatasetConfig,
@@ -59,6 +61,27 @@ def _grid(config: GridConfig) -> None:
     grid(config)
 
 
+def _supervised(config: SupervisedConfig) -> None:
+    from cma_tune.companion.supervised import supervised
+
+    supervised(config)
+
+
+def _semi_supervised(config: SemiSupervisedConfig) -> None:
+    from cma_tune.companion.semi_supervised import semi_supervised
+
+    semi_supervised(config)
+
+
+def _lab(config: LabConfig) -> None:
+    from cma_tune.companion.lab.command import lab
+    from cma_tune.report.lab import leave_figure
+
+    for folder in lab(config):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"figure: {leave_figure(folder)}")
+
+
 def _features(config: FeaturesConfig) -> None:
     from cma_tune.protocols.features import features
 
@@ -102,6 +125,9 @@ COMMANDS: dict[str, Command] = {
     "cross-dataset": Command(CrossDatasetConfig, _cross_dataset),
     "domain-generalization": Command(DomainGeneralizationConfig, _cross_dataset),
     "grid": Command(GridConfig, _grid, "protocol"),
+    "supervised": Command(SupervisedConfig, _supervised),
+    "semi-supervised": Command(SemiSupervisedConfig, _semi_supervised),
+    "lab": Command(LabConfig, _lab, "experiment"),
     "features": Command(FeaturesConfig, _features, "action"),
     "data": Command(DataConfig, _data, "words"),
     "report": Command(ReportConfig, _report, "folder"),

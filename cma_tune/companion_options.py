@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
-from cma_tune.config import Precision, SourceConfig, slug
+from cma_tune.config import Precision, SourceConfig, identity_digest, slug
 
 AlgorithmName = Literal[
     "pseudo-label", "fixmatch", "flexmatch", "freematch", "softmatch", "otmatch", "supervised"
@@ -221,6 +219,23 @@ _NOT_THE_RESULT = (
 """Entries of a config that don't decide a run's result."""
 
 
+_OF_ONE_EXPERIMENT = {
+    "temperature": ("temperatures",),
+    "connectivity": ("rates", "points"),
+    "grokking": ("grokking",),
+}
+"""Entries of a lab's config that its other experiments take no notice of."""
+
+
+def _unused(config: SupervisedConfig) -> set[str]:
+    """Entries that a config's experiment takes no notice of."""
+    if not isinstance(config, LabConfig):
+        return set()
+    if config.experiment == "grokking":  # its data and network are its own
+        return {entry.name for entry in fields(config)} - {"experiment", "grokking", "seeds"}
+    return {name for of, names in _OF_ONE_EXPERIMENT.items() if of != config.experiment for name in names}
+
+
 @dataclass(frozen=True)
 class CompanionRun:
     """One run of a companion's command: its config with labels and seed fixed and all defaults filled in.
@@ -235,12 +250,13 @@ class CompanionRun:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
-        content = {name: v for name, v in asdict(self.config).items() if name not in _NOT_THE_RESULT}
+        left_out = {*_NOT_THE_RESULT, *_unused(self.config)}
+        content = {name: v for name, v in asdict(self.config).items() if name not in left_out}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:
         """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return identity_digest(self.identity())
 
     def folder(self) -> Path:
         """Where the run leaves its record."""

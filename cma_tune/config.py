@@ -205,6 +205,11 @@ HOW = (
 """With WHERE, the entries of a config that don't decide a run's result."""
 
 
+def identity_digest(identity: dict[str, Any]) -> str:
+    """SHA-256 of what decides a run's result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a protocol: its config with the sweep axes fixed.
@@ -224,7 +229,7 @@ class Run:
 
     def digest(self) -> str:
         """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return identity_digest(self.identity())
 
     def prompt_folder(self) -> Path:
         """Where the run leaves its learned prompt."""

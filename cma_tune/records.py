@@ -7,13 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cma_tune.config import Run
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 
 FILE, FORMAT = "record.json", 1
+
+
+class Identified(Protocol):
+    """A run as far as its record is concerned."""
+
+    def folder(self) -> Path:
+        """Where it leaves its record."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its result."""
+
+    def digest(self) -> str:
+        """Of the identity."""
 
 
 @dataclass
@@ -67,7 +79,8 @@ class Record:
 
     def headline(self) -> str:
         """The accuracies in one line."""
-        shown = {name: value for name, value in self.figures.items() if "similarity" not in name}
+        figures = self.figures.items()
+        shown = {name: value for name, value in figures if "accuracy" in name or "harmonic" in name}
         return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
 
 
@@ -132,7 +145,7 @@ def _is_one_number(values: Any) -> bool:
     return isinstance(values, list) and len(values) == 1 and _is_number(values[0])
 
 
-def finished_record(run: Run) -> Record | None:
+def finished_record(run: Identified) -> Record | None:
     """The record of `run` if it is finished, None if it has none.
 
     Raises:
@@ -151,7 +164,7 @@ def finished_record(run: Run) -> Record | None:
     return record
 
 
-def _differences(run: Run, record: Record) -> list[str]:
+def _differences(run: Identified, record: Record) -> list[str]:
     """Entries in which the runs differ, such as ``optim.epochs``."""
     mine, its = run.identity(), {"protocol": record.protocol, **record.config}
     if record.selection is not None:

@@ -1,12 +1,14 @@
 """Run commands again and again, killing them with SIGKILL, until they end by themselves.
 
 ``python kill_driver.py SPECS.json``: a spec holds ``arguments`` of the command line, ``mode`` ("never",
-"moments" or "writes"), ``kills`` (how often at most) and ``log`` (a file that gets one line an event). Every
-attempt is a process of its own, forked before torch has computed anything, so that imports are paid for once.
+"moments" or "writes"), ``kills`` (how often at most), ``loop`` (the module whose training loop it is) and
+``log`` (a file that gets one line an event). Every attempt is a process of its own, forked before torch has
+computed anything, so that imports are paid for once.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -24,7 +26,6 @@ import open_clip  # noqa: F401
 import torch
 
 import cma_tune.checkpoint
-import cma_tune.train
 from cma_tune.cli import main
 from cma_tune.data.builtin import load_builtin
 
@@ -37,16 +38,16 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def log_positions(log: Path) -> None:
+def log_positions(loop: Any, log: Path) -> None:
     """Note where every attempt goes on."""
-    load = cma_tune.train.load_checkpoint
+    load = loop.load_checkpoint
 
     def logged(*arguments: Any) -> cma_tune.checkpoint.Position:
         position = load(*arguments)
         note(log, position=[position.epoch, position.step])
         return position
 
-    cma_tune.train.load_checkpoint = logged  # type: ignore[assignment]
+    loop.load_checkpoint = logged
 
 
 def note(log: Path, **event: Any) -> None:
@@ -91,42 +92,44 @@ def kill_inside_a_write(where: str, log: Path) -> None:
     os.fsync, os.replace = fsync_or_die, replace_or_die  # type: ignore[assignment]
 
 
-def tell_epochs(pipe: int) -> None:
-    """Send a byte at the start of every epoch."""
-    learning_rate = cma_tune.train.learning_rate
+def tell_progress(loop: Any, pipe: int) -> None:
+    """Send a byte whenever the loop asks for a learning rate: at the start of an epoch, or of a step."""
+    learning_rate = loop.learning_rate
 
     def told(*arguments: Any) -> float:
         os.write(pipe, b"!")
         return learning_rate(*arguments)
 
-    cma_tune.train.learning_rate = told  # type: ignore[assignment]
+    loop.learning_rate = told
 
 
-def attempt(arguments: list[str], log: Path, where: str | None, moment: tuple[int, float] | None) -> bool:
+def attempt(spec: dict[str, Any], where: str | None, moment: tuple[int, float] | None) -> bool:
     """One run in a process of its own; whether it ended by itself.
 
-    `where` kills it inside a write, `moment` so many seconds after so many epochs have begun.
+    `where` kills it inside a write, `moment` so many seconds after so many epochs or steps have begun.
     """
-    epochs, epochs_for_child = os.pipe()
+    log = Path(spec["log"])
+    loop = importlib.import_module(spec.get("loop", "cma_tune.train"))
+    told, told_by_child = os.pipe()
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        log_positions(log)
+        log_positions(loop, log)
         if where is not None:
             kill_inside_a_write(where, log)
-        tell_epochs(epochs_for_child)
+        tell_progress(loop, told_by_child)
         try:
-            main(arguments)
+            main(spec["arguments"])
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
-    os.close(epochs_for_child)
-    if moment is not None and all(os.read(epochs, 1) for _ in range(moment[0])):  # no byte: it has ended
+    os.close(told_by_child)
+    if moment is not None and all(os.read(told, 1) for _ in range(moment[0])):  # no byte: it has ended
         time.sleep(moment[1])
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    os.close(epochs)
+    os.close(told)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         if moment is not None:
             note(log, killed=moment)
@@ -145,7 +148,7 @@ def run(spec: dict[str, Any]) -> None:
             where = (HALF, WRITTEN, REPLACED)[number % 3]
         if number < spec["kills"] and spec["mode"] == "moments":
             moment = generator.randint(1, 12), generator.uniform(0, 0.03)
-        if attempt(spec["arguments"], log, where, moment):
+        if attempt(spec, where, moment):
             note(log, attempts=number + 1)
             return
 

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, str] = {
     "companion_options": "config",
     "records": "config errors files",
     "predictions": "errors files",
-    "checks": "config errors",
+    "checks": "companion_options config errors",
     "arguments": "errors",
     "metrics": "",
     "collapse_metric": "metrics",
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
-        "metrics processes records trackers train"
+        "metrics predictions processes records trackers train"
     ),
     "commands": "companion companion_options config options predict protocols report",
     "cli": "arguments commands errors",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from kill_runs import events, positions, results, run_all
 from tiny_runs import tiny_clip
 
-DRIVER = Path(__file__).with_name("kill_driver.py")
+PROMPT = "prompt/prompt.safetensors"
 
 LIVE = ["--train_features=live", "--optim.epochs=4", "--checkpoint_every=1", "--weights=0.3"]
 STORED = ["--train_features=stored", "--views=2", "--optim.epochs=40", "--weights=0,0.5"]
@@ -44,47 +41,15 @@ SPECS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
-def run_all(folder: Path) -> None:
-    """Make every spec's output, and write down what happened: NAME and NAME.log."""
-    specs = [
-        {"kills": 0, "arguments": arguments(folder / name, *more), "log": str(folder / f"{name}.log"), **spec}
-        for name, (more, spec) in SPECS.items()
-    ]
-    (folder / "specs.json").write_text(json.dumps(specs))
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(folder / "specs.json")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def events(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.log").read_text().splitlines()]
-
-
-def results(output: Path) -> dict[str, Any]:
-    """All that the runs of a folder left, without times and paths."""
-    found: dict[str, Any] = {}
-    for path in sorted(output.rglob("record.json")):
-        record = json.loads(path.read_text())
-        del record["config"]["output"], record["training"]["seconds_since_last_start"]
-        run = str(path.parent.relative_to(output))
-        found[run] = (record, (path.parent / "prompt/prompt.safetensors").read_bytes())
-    assert found and not list(output.rglob("checkpoint.safetensors"))
-    return found
-
-
-def positions(found: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """Where the attempts went on."""
-    return [(event["position"][0], event["position"][1]) for event in found if "position" in event]
-
-
 def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path: Path) -> None:
     # One test, so that workers that share the tests out don't each run all of it.
-    run_all(tmp_path)
+    run_all(
+        tmp_path,
+        {
+            name: {"arguments": arguments(tmp_path / name, *more), **how}
+            for name, (more, how) in SPECS.items()
+        },
+    )
     check_killed_inside_its_writes(tmp_path)
     check_killed_at_random_moments(tmp_path)
     check_killed_with_a_meta_net(tmp_path)
@@ -99,18 +64,18 @@ def check_killed_inside_its_writes(folder: Path) -> None:
     assert "checkpoint.safetensors" in {event.get("file") for event in found}
     went_on = positions(found)
     assert any(step > 0 for _, step in went_on) and went_on == sorted(went_on)
-    assert results(folder / "live-killed") == results(folder / "live")
+    assert results(folder / "live-killed", PROMPT) == results(folder / "live", PROMPT)
 
 
 def check_killed_at_random_moments(folder: Path) -> None:
     found = events(folder, "stored-killed")
     assert sum("killed" in event for event in found) >= 4
     assert len({epoch for epoch, _ in positions(found)}) >= 4
-    assert results(folder / "stored-killed") == results(folder / "stored")
-    assert len(results(folder / "stored")) == 2
+    assert results(folder / "stored-killed", PROMPT) == results(folder / "stored", PROMPT)
+    assert len(results(folder / "stored", PROMPT)) == 2
 
 
 def check_killed_with_a_meta_net(folder: Path) -> None:
     found = events(folder, "cocoop-killed")
     assert sum("killed" in event for event in found) == 3 and max(positions(found)) > (1, 0)
-    assert results(folder / "cocoop-killed") == results(folder / "cocoop")
+    assert results(folder / "cocoop-killed", PROMPT) == results(folder / "cocoop", PROMPT)

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from launching import launch, run_commands
 from safetensors.torch import load_file
 from tiny_runs import tiny_clip
 
 from cma_tune.cli import main
-
-DRIVER = Path(__file__).with_name("commands_driver.py")
-
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1"),
-    *("--num_processes=2", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
-]
-"""``--cpu`` would start one process whatever the number. Without a GPU these are two, with gloo."""
 
 COMMON = ["--shots=3", "--context.tokens=3", "--optim.lr=0.05", "--optim.epochs=3"]
 RELEASE = ["--loss.reduction=mean", "--loss.normalize=true"]
@@ -49,24 +38,11 @@ def command(name: str, folder: Path, workers: int) -> list[str]:
     return [protocol, *common, f"--output={folder / name}", *more]
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if not torch.accelerator.is_available():
-        environment.pop("ACCELERATE_USE_CPU", None)  # they have to find each other without being told
-    return subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, timeout=240, env=environment)
-
-
 def run_with_two(folder: Path) -> None:
     """Run all commands, with two workers in each process where images are decoded in training."""
     folder.mkdir()
     commands = [command(name, folder, workers=2 if name == "live" else 0) for name in COMMANDS]
-    (folder / "commands.json").write_text(json.dumps(commands))
-    done = launch(str(DRIVER), str(folder / "commands.json"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    # Every run is reported once.
-    runs = [line for line in done.stdout.splitlines() if "accuracy" in line]
-    assert len(runs) == len(list(folder.rglob("record.json"))) == 8
-    assert "Warning" not in done.stderr
+    assert run_commands(folder, commands) == 8
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
