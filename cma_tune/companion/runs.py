@@ -224,7 +224,7 @@ def leave(
 def record_of(
     setup: CompanionSetup,
     run: CompanionRun,
-    network: nn.Module,
+    network: Network,
     figures: dict[str, float],
     training: dict[str, Any],
     labelled: list[int],

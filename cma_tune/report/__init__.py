@@ -8,9 +8,13 @@ from pathlib import Path
 
 from cma_tune.errors import UserError
 from cma_tune.records import find_results
+from cma_tune.report.companion import PROTOCOLS as COMPANION
+from cma_tune.report.companion import companion_sheets
 from cma_tune.report.comparison import comparison_sentence
 from cma_tune.report.figures import draw_figures
 from cma_tune.report.formats import format_tables
+from cma_tune.report.lab import PROTOCOL as LAB
+from cma_tune.report.lab import draw_lab_figures
 from cma_tune.report.overview import overview_sheets
 from cma_tune.report.page import write_page
 from cma_tune.report.published import against_paper
@@ -31,7 +35,8 @@ def report(
     """Print the tables of all records below `folder` and draw their figures.
 
     Tables of every dataset come first, then, from two datasets on, those over datasets, then the comparisons.
-    As csv a comparison stands alone. A file called like a record that is none, such as another program's, is
+    The companion's runs have tables of their own, the laboratory's experiments a figure each and no table. As
+    csv a comparison stands alone. A file called like a record that is none, such as another program's, is
     named on stderr and left out.
 
     Args:
@@ -44,24 +49,34 @@ def report(
 
     Raises:
         UserError: there is no such folder, no record in it, an unknown form, records that contradict each
-            other, or nothing to compare.
+            other, an experiment without its curves, or nothing to compare.
     """
-    results = list(find_results(Path(folder), _say_skipped))
+    found = list(find_results(Path(folder), _say_skipped))
+    experiments = [(where, record) for where, record in found if record.protocol == LAB]
+    trained = [record for _, record in found if record.protocol in COMPANION]
+    results = [(where, record) for where, record in found if record.protocol not in (LAB, *COMPANION)]
     tables = build_tables([record for _, record in results])
     compared = _comparisons(tables, against, compare, {record.run: where for where, record in results})
-    sheets = [*overview_sheets(tables), *compared]
-    if form == "csv" and compared:
-        print(format_sheets(compared, form), end="")
-    else:
-        print(format_tables(tables, form), end="")
-        if sheets and form != "csv":
-            print("\n" + format_sheets(sheets, form), end="")
+    sheets = [*overview_sheets(tables), *companion_sheets(trained), *compared]
+    print("\n".join(_formatted(tables, sheets, compared, form)), end="")
     drawn = draw_figures([record for _, record in results], Path(figures or folder))
+    drawn += draw_lab_figures(experiments, Path(figures or folder))
     for path in drawn:
         print(f"figure: {path}", file=sys.stderr)  # so that the tables can be redirected into a file
     if html is not None:
         write_page(Path(html), tables, sheets, drawn)
         print(f"page: {html}", file=sys.stderr)
+
+
+def _formatted(
+    tables: Sequence[Table], sheets: Sequence[Sheet], compared: Sequence[Sheet], form: str
+) -> list[str]:
+    if form == "csv" and compared:
+        return [format_sheets(compared, form)]
+    texts = [format_tables(tables, form)] if tables or not sheets else []
+    if form == "csv":  # tables over datasets repeat what the first ones say; the companion's stand alone
+        return texts or [format_sheets([sheet], form) for sheet in sheets]
+    return [*texts, *([format_sheets(sheets, form)] if sheets else [])]
 
 
 def _comparisons(

@@ -22,15 +22,25 @@ DPI, WIDTH, HEIGHT = 150, 6.4, 4.2
 GREY = "#666666"
 
 
-def new_figure(panels: int, legend_rows: int) -> tuple[Figure, list[Axes]]:
-    """A figure of its own: nothing is registered with pyplot, and no display is needed."""
+def new_figure(
+    panels: int, legend_rows: int, rows: int = 1, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of its own: nothing is registered with pyplot, and no display is needed.
+
+    Args:
+        panels: number of panels, a multiple of `rows`.
+        legend_rows: lines of the legend below.
+        rows: of panels.
+        share_y: all panels have one scale.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (WIDTH + (panels - 1) * 0.7 * WIDTH, HEIGHT + 0.22 * legend_rows)
+    columns = panels // rows
+    size = (WIDTH + (columns - 1) * 0.7 * WIDTH, rows * HEIGHT + 0.22 * legend_rows)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    axes = list(figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis="y", color="#DDDDDD", linewidth=0.8)
@@ -69,9 +79,11 @@ def shot_axis(axes: Axes, shots: Sequence[int]) -> None:
     axes.set_ylabel("accuracy (%)")
 
 
-def finish(figure: Figure, panels: Sequence[Axes], title: str, bars: str, columns: int) -> None:
-    """Title, legend below everything, and what `bars` says of the error bars."""
-    figure.suptitle(wrapped(title, 70), fontsize=11)
+def finish(
+    figure: Figure, panels: Sequence[Axes], title: str, bars: str, columns: int, width: int = 70
+) -> None:
+    """Title in lines of `width` letters, legend below everything, and what `bars` says of the error bars."""
+    figure.suptitle(wrapped(title, width), fontsize=11)
     handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

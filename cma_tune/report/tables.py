@@ -260,13 +260,13 @@ def _table(
     at = f" at {shots_text(shots)}" if shots is not None else ""
     title = f"{what} {figure}{at}: dataset {dataset}, backbone {backbone}"
     cells = [cell for row in rows for cell in row.cells if cell and row.group.learner != "zero_shot"]
-    seeds, seed_notes = _seed_notes(cells)
+    seeds, said_of_seeds = seed_notes(cells)
     # The alignment follows the accuracy of the same runs, where their settings are said.
-    notes = (*seed_notes, *(setting_notes(groups) if kind == "accuracy" else ()))
+    notes = (*said_of_seeds, *(setting_notes(groups) if kind == "accuracy" else ()))
     return Table(title, kind, protocol, dataset, backbone, shots, tuple(columns), tuple(rows), notes, seeds)
 
 
-def _seed_notes(cells: Sequence[Cell]) -> tuple[int, list[str]]:
+def seed_notes(cells: Sequence[Cell]) -> tuple[int, list[str]]:
     """The usual number of seeds, and what to say of it."""
     if not cells:
         return 0, []

@@ -9,10 +9,10 @@ from cma_tune.companion.algorithms.fixmatch import FixMatch
 
 
 class FlexMatch(FixMatch):
-    """Confident means max q ≥ τ·β_c/(2−β_c) for c = argmax q (FlexMatch, eq. 5 to 7, with warm-up).
+    """Confident means max q ≥ τ·β_c/(2−β_c) for c = argmax q.
 
-    β_c = n_c / max(max n, n_unused): n_c counts the images whose last prediction at or above τ was c, n_unused
-    those that never had one. At first no image has one, every threshold is 0, and all count.
+    β_c = n_c / max(max n, n_unused): n_c counts the images whose last prediction at or above τ was c,
+    n_unused those that never had one. At first none has, every threshold is 0, and all images count.
 
     Args:
         classes, pool, unlabelled_weight, threshold: see `FixMatch`.

@@ -11,7 +11,7 @@ from cma_tune.companion.networks import Output
 
 
 class FreeMatch(Algorithm):
-    """L = L_s + w·L_u + λ_e·L_f (FreeMatch, eq. 6 to 12).
+    """L = L_s + w·L_u + λ_e·L_f.
 
     Running averages over the batches' weak predictions q: τ of max q, p̃ of q, h̃ of the histogram of
     argmax q. They move before they are used. Confident is max q ≥ τ·p̃(c)/max p̃ with c = argmax q; L_u is the

@@ -15,8 +15,8 @@ class OTMatch(FreeMatch):
     """L = L_FreeMatch + λ_t·mean over all rows of [confident]·Σ_k cost(ŷ, k)·Q_k, Q = softmax(strong logits).
 
     All of a pseudo-label's mass is at its own class, so the cost of transport to Q has this closed form. The
-    cost between two classes is a running average of 1 − cos of their classifier rows. There is no public code:
-    that the average moves before it is used, and begins with 1 between all different classes, is ours.
+    cost between two classes is a running average of 1 − cos of their classifier rows. There is no public
+    code: that the average moves before it is used, and begins with 1 between different classes, is ours.
 
     Args:
         classes, pool, unlabelled_weight, fairness_weight, momentum: see `FreeMatch`.

@@ -15,7 +15,7 @@ Alignment = Literal["torchssl", "usb", "none"]
 
 
 class SoftMatch(Algorithm):
-    """L = L_s + w·mean_i weight_i·CE(strong logits_i, argmax q_i) (SoftMatch, eq. 6 to 9).
+    """L = L_s + w·mean_i weight_i·CE(strong logits_i, argmax q_i).
 
     weight = exp(−min(0, max q' − μ)²/(2σ²/4)), with running averages μ and σ² of the mean and the unbiased
     variance of the largest probabilities, which move before they are used. q' is q under distribution
@@ -25,8 +25,8 @@ class SoftMatch(Algorithm):
     - usb: the target is uniform; μ and σ² are of q', and the average begins with the first batch;
     - none: q' = q.
 
-    Pseudo-labels come from q. The mask that goes to other losses is max q' ≥ μ, where the weight is 1: a choice
-    of ours, since the method itself has none.
+    Pseudo-labels come from q. The mask that goes to other losses is max q' ≥ μ, where the weight is 1: a
+    choice of ours, since the method itself has none.
 
     Args:
         classes, pool: see `Algorithm`.
