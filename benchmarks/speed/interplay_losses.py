@@ -1,0 +1,189 @@
+"""The interplay losses, forward and backward: ours against three N×N ``eigh`` under plain autograd.
+
+python benchmarks/speed/interplay_losses.py
+
+Each side is forward and backward. "eigh alone" is the ratio of the two sides' eigendecompositions by
+themselves, three of N×N against one, one of the smaller of N and D, one of the classes: what the sizes of the
+problems allow. ``--step`` measures a training step of WRN-28-2 too, which on a CPU takes a minute or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache, partial
+from itertools import product
+
+import torch
+from speed_tools import PRECISIONS, arguments, in_turns, leave
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from cma_tune.companion.networks import network
+from cma_tune.losses import InterplayLoss
+
+ROWS, WIDTHS, CLASSES = (64, 448), (128, 512), (10, 100)
+STEPS = {"supervised": (64, 64), "semi-supervised": (64 + 2 * 448, 64 + 448)}
+"""Images that a step of the recipe takes, and rows of its interplay losses."""
+
+QUICK_STEPS = {"supervised": (8, 8), "semi-supervised": (8 + 2 * 16, 8 + 16)}
+LOSS = InterplayLoss(mutual_information_weight=1.0, entropy_difference_weight=1.0)
+FLOORS = {torch.float32: 1e-7, torch.float64: 1e-12}
+
+
+def plain(features: Tensor, classifier: Tensor, labels: Tensor) -> Tensor:
+    """−MI + |ΔH| as one would write it: three N×N matrices, whatever the classes."""
+
+    def entropy(gram: Tensor) -> Tensor:
+        shares = torch.linalg.eigh(gram / len(gram))[0].clamp(min=FLOORS[gram.dtype])
+        return -(shares * shares.log()).sum()
+
+    of_features = normalize(features, dim=-1) @ normalize(features, dim=-1).T
+    rows = normalize(classifier[labels], dim=-1)
+    of_rows = rows @ rows.T
+    first, second, joint = entropy(of_features), entropy(of_rows), entropy(of_features * of_rows)
+    return (first - second).abs() - (first + second - joint)
+
+
+def ours(features: Tensor, classifier: Tensor, labels: Tensor) -> Tensor:
+    """The same from the smallest problems."""
+    value: Tensor = LOSS(features, classifier, labels).loss
+    return value
+
+
+def batch(
+    rows: int, width: int, classes: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, classifier and labels at random."""
+    generator = torch.Generator().manual_seed(0)
+    features, classifier = (
+        torch.randn(size, width, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_()
+        for size in (rows, classes)
+    )
+    return features, classifier, torch.randint(classes, (rows,), generator=generator).to(device)
+
+
+def step(loss: object, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Value and gradients."""
+    value = loss(*inputs)  # type: ignore[operator]
+    return value, *torch.autograd.grad(value, inputs[:2])
+
+
+def difference(inputs: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Largest difference of the two sides in value and gradients."""
+    pairs = zip(step(plain, inputs), step(ours, inputs), strict=True)
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def decompositions(inputs: tuple[Tensor, Tensor, Tensor], ours: bool) -> None:
+    """The eigendecompositions of a side, and nothing else."""
+    rows, (classes, width) = len(inputs[0]), inputs[1].shape
+    sizes = (rows, min(rows, width), min(rows, classes)) if ours else (rows,) * 3
+    for size in sizes:
+        torch.linalg.eigh(_gram(size, inputs[0]))
+
+
+@cache
+def _gram(size: int, like: Tensor) -> Tensor:
+    half = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (half @ half.T).to(like.device, like.dtype)
+
+
+def losses(options: argparse.Namespace) -> list[dict[str, object]]:
+    """One line per setting, after a check that both sides agree to 1e-6 in float64."""
+    lines: list[dict[str, object]] = []
+    settings = [(64, 128, 10)] if options.quick else list(product(ROWS, WIDTHS, CLASSES))
+    repeats = 1 if options.quick else max(5, options.repeats)
+    for rows, width, classes in settings:
+        apart = difference(batch(rows, width, classes, torch.float64, options.device))
+        if not apart <= 1e-6:
+            raise SystemExit(f"The two sides differ by {apart:.1e} at {rows} rows.")
+        for dtype in (torch.float32, torch.float64):
+            inputs = batch(rows, width, classes, dtype, options.device)
+            best = in_turns(
+                {
+                    "plain": partial(step, plain, inputs),
+                    "ours": partial(step, ours, inputs),
+                    "plain's": partial(decompositions, inputs, False),
+                    "ours'": partial(decompositions, inputs, True),
+                },
+                repeats,
+                options.device,
+            )
+            lines.append(
+                {
+                    "rows": rows,
+                    "width": width,
+                    "classes": classes,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "plain ms": 1e3 * best["plain"],
+                    "ours ms": 1e3 * best["ours"],
+                    "times faster": best["plain"] / best["ours"],
+                    "eigh alone, times faster": best["plain's"] / best["ours'"],
+                    "difference in float64": apart,
+                }
+            )
+    return lines
+
+
+def training_steps(options: argparse.Namespace) -> list[dict[str, object]]:
+    """What the losses add to a step of WRN-28-2: supervised, and one of FreeMatch's size."""
+    lines: list[dict[str, object]] = []
+    model = network("wrn-28-2", classes=10).to(options.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, nesterov=True)
+    precision = PRECISIONS[options.precision]
+    for name, (images_in_all, rows) in (QUICK_STEPS if options.quick else STEPS).items():
+        images = torch.randn(images_in_all, 3, 32, 32, device=options.device)
+        labels = torch.randint(10, (images_in_all,), device=options.device)
+        inputs = batch(rows, 128, 10, torch.float32, options.device)
+        best = in_turns(
+            {
+                "step": partial(train, model, optimizer, images, labels, precision),
+                "losses": partial(step, ours, inputs),
+            },
+            1 if options.quick else options.repeats,
+            options.device,
+        )
+        lines.append(
+            {
+                "step": name,
+                "images": images_in_all,
+                "rows": rows,
+                "step without, ms": 1e3 * best["step"],
+                "losses ms": 1e3 * best["losses"],
+                "losses, % of the step": 100 * best["losses"] / (best["step"] + best["losses"]),
+            }
+        )
+    return lines
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    precision: torch.dtype | None,
+) -> None:
+    """One step without the interplay losses."""
+    with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
+        logits = model(images).logits
+    loss = cross_entropy(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+
+
+def main() -> None:
+    """Print one line per setting."""
+    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--step", action="store_true", help="measure WRN-28-2's training step too")
+    parser.add_argument("--quick", action="store_true", help="small sizes, measured once: does it run?")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    leave("interplay_losses", options, losses(options))
+    if options.step:
+        leave("interplay_step", options, training_steps(options))
+
+
+if __name__ == "__main__":
+    main()
