@@ -126,13 +126,15 @@ def check_companion(config: SupervisedConfig) -> None:
 def _check_schedule(config: SupervisedConfig) -> None:
     schedule = config.schedule
     for name in ("steps", "batch_size", "ratio"):
-        _at_least(f"schedule.{name}", getattr(schedule, name), 1)
+        number = getattr(schedule, name)
+        if number is not None:
+            _at_least(f"schedule.{name}", number, 1)
     _above_zero("schedule.lr", schedule.lr)
     if not isinstance(schedule.weight_decay, str):
         _not_negative("schedule.weight_decay", schedule.weight_decay)
     for name in ("momentum", "ema"):
         value = getattr(schedule, name)
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             raise UserError(f"Expected --schedule.{name} of at least 0 and below 1, got {value}.")
 
 

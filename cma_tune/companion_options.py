@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -32,28 +33,48 @@ OTHER_NETWORK = "wrn-28-2"
 
 DECAY_OF_CIFAR100, DECAY = 1e-3, 5e-4
 
+OF_THE_REFERENCES = ("cifar10", "cifar100", "stl10")
+"""Datasets with the references' length of training; the others are small, and theirs is ours."""
+
+SHORT_STEPS = 1000
+EMA, SHORT_EMA = 0.999, 0.98
+"""The references' average would still be a third of its start after 1000 steps."""
+
+MATCHING = {
+    "supervised": (),
+    "pseudo-label": ("unlabelled_weight", "threshold"),
+    "fixmatch": ("unlabelled_weight", "threshold"),
+    "flexmatch": ("unlabelled_weight", "threshold"),
+    "freematch": ("unlabelled_weight", "momentum", "fairness_weight"),
+    "softmatch": ("unlabelled_weight", "momentum", "alignment"),
+    "otmatch": ("unlabelled_weight", "momentum", "fairness_weight", "transport_weight"),
+}
+"""Which details each algorithm has."""
+
 
 @dataclass
 class ScheduleConfig:
     """Batches, optimiser and schedule; the defaults are the references'.
 
     Attributes:
-        steps: optimiser steps; the learning rate at step k of K is lr·cos(7πk/16K).
+        steps: optimiser steps K, with learning rate lr·cos(7πk/16K) at step k; by default the references'
+            2^20 on CIFAR and STL-10, and 1000 elsewhere.
         batch_size: labelled images in a step, over all processes.
         ratio: unlabelled images in a step for every labelled one.
         lr: learning rate of SGD at the start.
         momentum: of SGD, with Nesterov's correction.
         weight_decay: of SGD, not on biases and norms; a number, reference or paper.
         ema: decay of the averaged weights, which are the ones evaluated; 0 evaluates the weights themselves.
+            By default the references' 0.999 on CIFAR and STL-10, and 0.98 elsewhere.
     """
 
-    steps: int = FULL_STEPS
+    steps: Optional[int] = None  # noqa: UP045
     batch_size: int = 64
     ratio: int = 7
     lr: float = 0.03
     momentum: float = 0.9
     weight_decay: WeightDecay = "reference"
-    ema: float = 0.999
+    ema: Optional[float] = None  # noqa: UP045
 
 
 @dataclass
@@ -227,6 +248,24 @@ _OF_ONE_EXPERIMENT = {
 """Entries of a lab's config that its other experiments take no notice of."""
 
 
+def noticed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's entries without those nested ones that its algorithm or its losses take no notice of.
+
+    Args:
+        content: all entries by name, as in a record.
+    """
+    algorithm = str(content.get("algorithm", "supervised"))
+    kept = dict(content)
+    if algorithm == "supervised":
+        kept["schedule"] = {name: v for name, v in content["schedule"].items() if name != "ratio"}
+    if not (content["max_mi"] or content["min_hd"]):
+        # Centring also decides the figures of an evaluation.
+        kept["interplay"] = {"center": content["interplay"]["center"]}
+    if "matching" in content:
+        kept["matching"] = {name: content["matching"][name] for name in MATCHING[algorithm]}
+    return kept
+
+
 def _unused(config: SupervisedConfig) -> set[str]:
     """Entries that a config's experiment takes no notice of."""
     if not isinstance(config, LabConfig):
@@ -251,7 +290,7 @@ class CompanionRun:
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
         left_out = {*_NOT_THE_RESULT, *_unused(self.config)}
-        content = {name: v for name, v in asdict(self.config).items() if name not in left_out}
+        content = {name: v for name, v in noticed(asdict(self.config)).items() if name not in left_out}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:
@@ -285,9 +324,18 @@ def recipe_network(dataset: str) -> str:
     return RECIPE_NETWORKS.get(dataset, OTHER_NETWORK)
 
 
+def _filled(schedule: ScheduleConfig, dataset: str) -> ScheduleConfig:
+    """With the dataset's length of training and average where the config has none."""
+    full = dataset in OF_THE_REFERENCES
+    steps = (FULL_STEPS if full else SHORT_STEPS) if schedule.steps is None else schedule.steps
+    ema = (EMA if full else SHORT_EMA) if schedule.ema is None else schedule.ema
+    return replace(schedule, steps=steps, ema=ema)
+
+
 def expand_companion(protocol: str, config: SupervisedConfig) -> list[CompanionRun]:
     """One run for every number of labels and seed, with defaults that hang on the dataset filled in."""
-    schedule = config.schedule
+    schedule = _filled(config.schedule, config.dataset)
+    assert schedule.steps is not None
     decay = schedule.weight_decay
     if isinstance(decay, str):
         decay = DECAY_OF_CIFAR100 if (decay, config.dataset) == ("reference", "cifar100") else DECAY

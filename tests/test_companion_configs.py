@@ -20,6 +20,7 @@ from cma_tune.companion_options import (
     SupervisedConfig,
     expand_companion,
     method_name,
+    recipe_network,
 )
 
 FOLDER = Path(__file__).parents[1] / "configs" / "companion"
@@ -89,7 +90,9 @@ def test_every_file_loads_and_says_what_it_is(file: Path) -> None:
 def check_recipe(config: SupervisedConfig, dataset: str) -> None:
     """What all of the references share, and what is the dataset's."""
     _, network, decay, _ = DATASETS[dataset]
-    assert (config.dataset, config.network, config.seeds) == (dataset, network, [1, 2, 3])
+    # No file names a network, so that another --dataset takes its own.
+    assert (config.dataset, config.network, config.seeds) == (dataset, None, [1, 2, 3])
+    assert recipe_network(config.dataset) == network
     schedule = config.schedule
     assert (schedule.lr, schedule.momentum, schedule.ema) == (0.03, 0.9, 0.999)
     assert (schedule.batch_size, schedule.ratio) == (64, 7)

@@ -142,6 +142,23 @@ def test_the_average_is_evaluated_with_the_current_statistics() -> None:
     assert not torch.equal(evaluated.classifier.weight, trained.network.classifier.weight)
 
 
+def test_the_start_is_evaluated_where_it_is_asked_for() -> None:
+    torch.manual_seed(0)
+    trained = Trained(SmallCNN(CLASSES), Supervised(CLASSES, 0), 0)
+    start = copy.deepcopy(trained.network.state_dict())
+    seen: dict[int, bool] = {}
+
+    def evaluate(network: Network, step: int) -> dict[str, float]:
+        assert not network.training
+        seen[step] = all(torch.equal(v, start[name]) for name, v in network.state_dict().items())
+        return no_figures(network, step)
+
+    schedule = Schedule(steps=3, eval_every=2, eval_start=True)
+    history = fitted(trained, schedule, evaluate=evaluate)
+    assert seen == {0: True, 2: False, 3: False}
+    assert [(entry["step"], entry["accuracy"]) for entry in history] == [(0, 0), (2, 2), (3, 3)]
+
+
 def test_without_an_average_the_network_itself_is_evaluated() -> None:
     trained = Trained(Linear(), Supervised(CLASSES, 0), 0)
     assert trained.evaluated() is trained.network and trained.average is None

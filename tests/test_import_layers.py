@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, str] = {
     "trackers": "errors",
     "accelerators": "config errors",
     "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
-    "report": "config errors files metrics predictions recipes records",
+    "report": "companion_options config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
         "build checks config data errors files learners metrics options predictions processes recipes "

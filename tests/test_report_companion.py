@@ -85,6 +85,18 @@ def test_runs_of_different_settings_are_not_averaged() -> None:
     ]
 
 
+def test_details_that_a_method_has_not_tell_no_rows_apart() -> None:
+    other = MatchingConfig(fairness_weight=0.5)
+    made = [
+        *records(semi(algorithm="fixmatch"), 70.0, 74.0),
+        *records(semi(algorithm="fixmatch", matching=other, seeds=[3]), 78.0),
+        *records(semi(), 60.0, 64.0),
+    ]
+    accuracy, *_ = companion_sheets(made)
+    assert [row[0] for row in accuracy.rows] == ["FixMatch", "FreeMatch"]
+    assert isinstance(accuracy.rows[0][1], Entry) and accuracy.rows[0][1].value == 74.0
+
+
 def test_supervised_runs_and_other_networks_have_tables_of_their_own() -> None:
     supervised = SupervisedConfig(schedule=SCHEDULE)
     wide = replace(supervised, network="wrn-28-2")

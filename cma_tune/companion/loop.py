@@ -32,6 +32,7 @@ class Schedule:
         weight_decay: on all but biases and norms.
         ema: decay of the averaged weights; 0 keeps none.
         eval_every: steps between evaluations; the last step is always followed by one.
+        eval_start: evaluate before the first step too.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Schedule:
     weight_decay: float = 5e-4
     ema: float = 0.999
     eval_every: int = 1000
+    eval_start: bool = False
 
 
 class Trained(nn.Module):
@@ -144,6 +146,10 @@ def fit(
         released(network, accelerator),
         progress(schedule.steps, at.step, description, accelerator) as bar,
     ):
+        if schedule.eval_start and not at.step:
+            figures = {"learning_rate": schedule.lr, **evaluate(trained.evaluated(), 0)}
+            at.history.append({"step": 0.0, **figures})
+            network.train()
         for number in range(at.step, schedule.steps):
             rate = learning_rate(number, schedule)
             for group in optimizer.param_groups:

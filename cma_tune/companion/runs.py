@@ -142,13 +142,14 @@ def train_network(
 ) -> tuple[Trained, list[dict[str, float]]]:
     """Train a config's network from its start on, or from its checkpoint; it comes with its evaluations."""
     algorithm = setup.algorithm(config, data.pool_size)
-    trained = Trained(setup.network(config), algorithm, config.schedule.ema)
+    schedule = schedule_of(config)
+    trained = Trained(setup.network(config), algorithm, schedule.ema)
     trained.to(setup.accelerator.device)
     history = fit(
         trained,
         data,
         objective_of(config, algorithm, temperature),
-        schedule_of(config),
+        schedule,
         setup.accelerator,
         evaluator(setup, config),
         checkpointing,

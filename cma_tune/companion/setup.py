@@ -22,7 +22,7 @@ from cma_tune.companion.networks import Network, check_network_name, network
 from cma_tune.companion.objective import Objective
 from cma_tune.companion.sampling import balanced_labels, fold_labels
 from cma_tune.companion.steps import Steps
-from cma_tune.companion_options import SemiSupervisedConfig, SupervisedConfig
+from cma_tune.companion_options import MATCHING, LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import Precision
 from cma_tune.data.batches import Share
 from cma_tune.errors import UserError
@@ -159,28 +159,15 @@ class CompanionSetup:
 
 def algorithm_options(config: SemiSupervisedConfig) -> dict[str, object]:
     """Those options of `matching` that the config's algorithm has."""
-    matching = config.matching
-    every: dict[str, object] = {"unlabelled_weight": matching.unlabelled_weight}
-    fixed = {"threshold": matching.threshold}
-    running = {"momentum": matching.momentum}
-    fair = {**running, "fairness_weight": matching.fairness_weight}
-    transport = {} if matching.transport_weight is None else {"transport_weight": matching.transport_weight}
-    own: dict[str, dict[str, object]] = {
-        "supervised": {},
-        "pseudo-label": {**every, **fixed},
-        "fixmatch": {**every, **fixed},
-        "flexmatch": {**every, **fixed},
-        "freematch": {**every, **fair},
-        "softmatch": {**every, **running, "alignment": matching.alignment},
-        "otmatch": {**every, **fair, **transport},
-    }
-    return own[config.algorithm]
+    options = {name: getattr(config.matching, name) for name in MATCHING[config.algorithm]}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def schedule_of(config: SupervisedConfig) -> Schedule:
-    """A run's schedule; `expand_companion` has made the weight decay a number."""
+    """A run's schedule; `expand_companion` has filled its defaults in."""
     schedule = config.schedule
     assert not isinstance(schedule.weight_decay, str)
+    assert schedule.steps is not None and schedule.ema is not None
     return Schedule(
         schedule.steps,
         schedule.lr,
@@ -188,6 +175,8 @@ def schedule_of(config: SupervisedConfig) -> Schedule:
         schedule.weight_decay,
         schedule.ema,
         config.eval_every,
+        # How entropies begin is what this experiment shows.
+        isinstance(config, LabConfig) and config.experiment == "dynamics",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cma_tune.companion_options import noticed
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 from cma_tune.report.sheets import Content, Entry, Sheet
@@ -110,7 +111,7 @@ def _methods(records: Sequence[Record]) -> list[Method]:
         groups.setdefault(json.dumps([_name(record), _settings(record)], sort_keys=True), []).append(record)
     found = [Method(_name(g[0]), _place(g[0]), _settings(g[0]), tuple(g)) for g in groups.values()]
     keys = sorted({key for method in found for key in method.settings})
-    varying = [key for key in keys if len({method.settings.get(key) for method in found}) > 1]
+    varying = [key for key in keys if len({m.settings[key] for m in found if key in m.settings}) > 1]
     named = [replace(method, name=", ".join([method.name, *_variant(method, varying)])) for method in found]
     return sorted(named, key=lambda method: (method.place, method.name))
 
@@ -136,7 +137,7 @@ def _place(record: Record) -> tuple[int, float, float]:
 
 
 def _settings(record: Record) -> dict[str, str]:
-    content = {name: value for name, value in record.config.items() if name not in _ELSEWHERE}
+    content = {name: value for name, value in noticed(record.config).items() if name not in _ELSEWHERE}
     content["split"] = str(record.dataset["split"])[:12]
     return dict(_flat(content))
 
@@ -171,6 +172,8 @@ def _interplay_sheet(title: str, methods: Sequence[Method]) -> Sheet:
             rows.append((method.name, str(number or "all"), *entries))
     note = "Of test features against the classifier's rows, after the last step, in nats and ratios"
     theory = methods[0].records[0].figures
+    if "log_samples" in theory:
+        note += f", of {theory['samples']:.0f} images (ln n {theory['log_samples']:.2f})"
     if "collapse_entropy" in theory:
         entropy, ratio = theory["collapse_entropy"], theory["collapse_mutual_information_ratio"]
         note += f"; at neural collapse H is {entropy:.3f}, MIR {ratio:.3f}, HDR 0"

@@ -170,10 +170,17 @@ def _temperature(entries: Entries, theory: CollapseValues) -> list[Panel]:
         span = ACCURACY_SPAN if key == "accuracy" else 0.0
         return Panel(title, "temperature T", y_label, [curve], limits, span=span)
 
-    entropy = Limit(f"ln(C−1) {theory.entropy:.3f}", theory.entropy, 0)
+    entropies = [
+        Curve(label, _points(entries, "temperature", key), number)
+        for label, key, number in (
+            ("H of features", "feature_entropy", 0),
+            ("H of classifier rows", "classifier_entropy", 3),
+        )
+    ]
+    limit = Limit(f"ln(C−1) {theory.entropy:.3f}", theory.entropy, 0)
     return [
         panel("accuracy", "accuracy (%)", "accuracy", 6),
-        panel("entropy of features", "H(G(f)) (nats)", "feature_entropy", 0, entropy),
+        Panel("matrix entropy", "temperature T", "nats", entropies, [limit]),
         panel("silhouette", "silhouette", "silhouette", 1, Limit("1", 1.0, 1)),
         panel("Davies-Bouldin", "Davies-Bouldin index", "davies_bouldin", 2, Limit("0", 0.0, 2)),
     ]
