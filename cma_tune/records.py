@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,20 @@ def finished_record(run: Run) -> Record | None:
     if not path.is_file():
         return None
     record = load_record(path)
-    if record.run != run.digest():
+    if record.run != run.digest() and not _named_no_templates(run, record):
         differing = ", ".join(_differences(run, record)) or "its fields"
         raise UserError(
             f"Expected no record or this run's record in {run.folder()}, got one of another run "
             f"(it differs in {differing}); choose another --output."
         )
     return record
+
+
+def _named_no_templates(run: Run, record: Record) -> bool:
+    """Whether it is the same zero-shot run, from when the dataset's own templates were no part of a run."""
+    if run.protocol != "zero-shot" or record.dataset.get("templates") != run.config.templates:
+        return False
+    return record.run == replace(run, config=replace(run.config, templates=[])).digest()
 
 
 def _differences(run: Run, record: Record) -> list[str]:
