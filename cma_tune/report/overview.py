@@ -136,6 +136,10 @@ def _notes(place: Place, metric: str) -> tuple[str, ...]:
             )
         else:
             notes.append("One seed: no interval.")
+    if place.protocol == "base-to-novel" and any(m.release and m.weight is None for m in place.learned):
+        notes.append("λ of the release: those of its few-shot runs.")
+    if place.untouched:
+        notes.append(f"Without a learned method, and so left out: {', '.join(place.untouched)}.")
     for method in place.learned:
         if differing := _between_datasets(method):
             notes.append(f"{method.name}: settings differ between datasets ({', '.join(differing)}).")
