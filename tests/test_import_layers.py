@@ -38,12 +38,16 @@ MAY_IMPORT: dict[str, str] = {
     "train": "checkpoint data errors fitting learners losses metrics processes",
     "trackers": "errors",
     "accelerators": "config errors",
-    "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
+    "source_options": "config data",
+    "build": (
+        "accelerators clip config data errors files learners losses metrics processes source_options "
+        "trackers train"
+    ),
     "report": "config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
         "build checks config data errors files learners messages metrics options predictions processes "
-        "recipes records trackers train"
+        "recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
