@@ -157,6 +157,11 @@ def test_base_to_novel_has_one_row_for_the_releases_lambda_instead_of_one_a_data
     (sheet,) = sheets([*plain, *penalised])
     assert [row[1] for row in texts(sheet)] == ["CoOp", "CoOp + CMA, λ of the release"] * 3
     assert "λ of the release: those of its few-shot runs." in sheet.notes
+    # A λ beside them makes a table by λ, in which each is what it is.
+    third = [one for dataset in release for one in novel(0.5, dataset)]
+    titles = {sheet.title.split(" at ")[0]: sheet for sheet in sheets([*plain, *penalised, *third])}
+    headers = titles["Base-to-novel novel accuracy (%) by λ"].headers
+    assert headers[1:5] == ("λ=0", "λ=0.1", "λ=0.5", "λ=0.8")
     # A sweep, which holds them anyway, is not given another row.
     others = [*novel(0.1, "caltech101"), *novel(0.8, "eurosat")]
     (place,) = places(build_tables([*plain, *penalised, *others]))

@@ -55,6 +55,7 @@ class Place:
         backbone: as in the tables.
         datasets: in alphabetical order; where methods learned, those on which one did.
         untouched: the others, which have zero-shot alone.
+        replaced: λ whose place "λ of the release" takes, which only the tables by λ show.
         shots: of the learned methods, ascending.
         methods: in the order of the tables.
     """
@@ -65,6 +66,7 @@ class Place:
     shots: list[int]
     methods: list[Method]
     untouched: list[str] = field(default_factory=list)
+    replaced: list[Method] = field(default_factory=list)
 
     @property
     def learned(self) -> list[Method]:
@@ -101,12 +103,14 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
                     one = methods.setdefault(name, _method(name, row.group, weight, release))
                     one.cells[(table.dataset, cell.shots, cell.metric)] = cell
                     one.groups[(table.dataset, cell.shots)] = row.group
-    kept = _without_doubles(list(methods.values()), only_in_place=protocol == "base-to-novel")
+    dropped = _doubles(list(methods.values()), only_in_place=protocol == "base-to-novel")
+    kept = [method for name, method in methods.items() if name not in dropped]
+    replaced = [method for name, method in methods.items() if name in dropped and not method.release]
     shots = sorted({shots for method in kept for _, shots, _ in method.cells if shots})
     every = {table.dataset for table in tables}
     learned = {dataset for method in kept if method.learner != "zero_shot" for dataset, _, _ in method.cells}
     datasets, untouched = sorted(learned or every), sorted(every - learned if learned else ())
-    return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order), untouched)
+    return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order), untouched, replaced)
 
 
 def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, bool]]:
@@ -140,12 +144,12 @@ def _method(name: str, group: Group, weight: float | None, release: bool) -> Met
     return Method(name, key, group.learner, weight, group.selected, group.variant, release)
 
 
-def _without_doubles(methods: list[Method], only_in_place: bool) -> list[Method]:
-    """Without λ that are all the release's, or without the release's where that is one λ everywhere.
+def _doubles(methods: list[Method], only_in_place: bool) -> set[str]:
+    """Names of λ that are all the release's, or of the release's where that is one λ everywhere.
 
     Args:
         methods: of one place.
-        only_in_place: also without the release's where it takes the place of none.
+        only_in_place: also of the release's where it takes the place of none.
     """
     release = [method for method in methods if method.release]
     dropped: set[str] = set()
@@ -159,7 +163,7 @@ def _without_doubles(methods: list[Method], only_in_place: bool) -> list[Method]
             dropped |= {part.name for part in inside}
         else:
             dropped.add(one.name)
-    return [method for method in methods if method.name not in dropped]
+    return dropped
 
 
 def _order(method: Method) -> tuple[int, str, bool, bool, float, str]:
