@@ -119,12 +119,21 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _union(found: re.Match[str]) -> str:
-    """What an option of several types takes: λ, or a word out of some."""
-    words = list(dict.fromkeys(re.findall(r"'(\w+)'", found.group().partition("Errors")[0])))
-    if words == ["recipe"]:
-        return "Expected numbers from 0 to 1, or recipe"
-    return f"Expected one of {', '.join(words)}" if words else "Expected a value of another type"
+WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def _wrong_value(name: str, complaint: str) -> str | None:
+    """What an option of one or several types takes and what came; None if the complaint says neither."""
+    given = re.search(r"G(?:ot|iven) value: (.*)$", complaint)
+    words = re.findall(r"'([\w-]+)'", " ".join(re.findall(r"Literal\[([^]]*)\]", complaint)))
+    kinds = re.findall(r"Expected a <class '(\w+)'>", complaint)
+    wanted = [WANTED[kind] for kind in dict.fromkeys(kinds) if kind in WANTED]
+    words = list(dict.fromkeys(words))
+    if words:
+        wanted.append(f"one of {', '.join(words)}" if len(words) > 1 else words[0])
+    if given is None or not wanted:
+        return None
+    return f"Expected {' or '.join(wanted)} for --{name}, got '{given[1]}'{nearest(given[1], words)}."
 
 
 def one_sentence(message: str, config: type, command: str) -> str:
@@ -151,10 +160,8 @@ def one_sentence(message: str, config: type, command: str) -> str:
     text = re.sub(r"\s+", " ", message).strip().rstrip(".")
     if text.startswith("Problems parsing config:"):
         return f"Expected YAML in the file of --config, but{text.partition(':')[2]}."
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
-    text = re.sub(r"Does not validate against any of the Union subtypes .*", _union, text)
-    text = re.sub(r"a (?:typing\.)?Literal\[([^]]*)\]", lambda found: f"one of {found.group(1)}", text)
     value = re.match(r"(?:Parser key|Key) \"([\w.]+)\": ?(.*)", text)
     if value:
-        return f"Expected a valid value for --{value.group(1)}: {value.group(2)}."
+        sentence = _wrong_value(value[1], value[2])
+        return sentence or f"Expected a valid value for --{value[1]}: {value[2]}."
     return text + "."

@@ -18,34 +18,22 @@ from tqdm import tqdm
 
 from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
-from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, SourceConfig, ZeroShotConfig
+from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.feature_shards import Space
 from cma_tune.data.features import FeatureStore
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.images import Augmentation, Transform, train_transform
 from cma_tune.data.memory import RememberedImages
-from cma_tune.data.sources import Dataset, SourceOptions, load_dataset
+from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.data.splits import Item, Split
 from cma_tune.errors import UserError
 from cma_tune.learners import ZeroShot
 from cma_tune.learners.coop import ContextLearner, ContextOptions
 from cma_tune.learners.saving import LEARNERS
+from cma_tune.source_options import source_options
 from cma_tune.trackers import check_tracker
 from cma_tune.train import Recipe
-
-
-def source_options(config: SourceConfig) -> SourceOptions:
-    """Options of the general sources."""
-    return SourceOptions(
-        image_column=config.image_column,
-        label_column=config.label_column,
-        split_column=config.split_column,
-        train_split=config.train_split,
-        val_split=config.val_split,
-        test_split=config.test_split,
-        class_names=Path(config.class_names) if config.class_names else None,
-    )
 
 
 def context_options(config: ContextConfig) -> ContextOptions:

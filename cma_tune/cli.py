@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from cma_tune.commands import COMMANDS
 from cma_tune.errors import UserError, nearest
+from cma_tune.messages import plain_messages
 
 EPILOG = """examples:
   cma-tune quickstart
@@ -57,7 +58,8 @@ def _dispatch(arguments: list[str]) -> None:
     config = parse(name, _without_catalog(rest))
     # Tensors cross process borders in training; their own warnings about forking are noise here.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    COMMANDS[name].run(config)
+    with plain_messages():
+        COMMANDS[name].run(config)
 
 
 def _without_catalog(arguments: list[str]) -> list[str]:

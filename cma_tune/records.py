@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from cma_tune.config import Run
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 
@@ -155,13 +156,22 @@ def finished_record(run: Identified) -> Record | None:
     if not path.is_file():
         return None
     record = load_record(path)
-    if record.run != run.digest():
+    if record.run != run.digest() and not _named_no_templates(run, record):
         differing = ", ".join(_differences(run, record)) or "its fields"
         raise UserError(
             f"Expected no record or this run's record in {run.folder()}, got one of another run "
             f"(it differs in {differing}); choose another --output."
         )
     return record
+
+
+def _named_no_templates(run: Identified, record: Record) -> bool:
+    """Whether it is the same zero-shot run, from when the dataset's own templates were no part of a run."""
+    if not isinstance(run, Run) or run.protocol != "zero-shot":
+        return False
+    if record.dataset.get("templates") != run.config.templates:
+        return False
+    return record.run == replace(run, config=replace(run.config, templates=[])).digest()
 
 
 def _differences(run: Identified, record: Record) -> list[str]:

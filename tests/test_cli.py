@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from cma_tune.arguments import normalize
 from cma_tune.cli import main, parse
-from cma_tune.commands import COMMANDS
+from cma_tune.commands import COMMANDS, Command
 from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.errors import UserError
+from cma_tune.options import QuickstartConfig
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +37,23 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
     for name in COMMANDS:
         assert f"\n  {name} " in result.stdout
+
+
+def test_what_is_logged_is_a_plain_sentence_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("cma_tune.data.features")
+
+    def warn(config: Any) -> None:
+        # As libraries do, some of which set up the root logger by the way.
+        with mock.patch.object(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)]):
+            log.warning("Stored features %s are damaged.", "a.safetensors")
+
+    monkeypatch.setitem(COMMANDS, "quickstart", Command(QuickstartConfig, warn))
+    for _ in range(2):
+        main(["quickstart"])
+        assert capsys.readouterr().err == "cma-tune: Stored features a.safetensors are damaged.\n"
+    assert logging.getLogger("cma_tune").propagate and not logging.getLogger("cma_tune").handlers
 
 
 def test_module_and_script_are_the_same_command() -> None:
@@ -94,10 +114,15 @@ def test_positional_arguments() -> None:
     [
         ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean 'weights'"]),
         ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean 'optim.epochs'"]),
-        ("few-shot", ["--optim.lr", "fast"], ["--optim.lr", "fast", "float"]),
-        ("few-shot", ["--learner", "cop"], ["--learner", "one of 'coop', 'cocoop'", "cop"]),
-        ("few-shot", ["--weights", "much"], ["--weights", "numbers from 0 to 1, or recipe"]),
-        ("few-shot", ["--shots", "one"], ["--shots", "one"]),
+        ("few-shot", ["--optim.lr", "fast"], ["Expected a number for --optim.lr, got 'fast'."]),
+        (
+            "few-shot",
+            ["--learner", "cop"],
+            ["one of coop, cocoop for --learner, got 'cop' (did you mean 'coop'?)"],
+        ),
+        ("few-shot", ["--weights", "much"], ["Expected a number or recipe for --weights, got 'much'."]),
+        ("few-shot", ["--shots", "1,one"], ["Expected a whole number for --shots, got 'one'."]),
+        ("report", ["a", "--against", "papers"], ["Expected paper for --against, got 'papers'"]),
         ("few-shot", ["caltech101"], ["'caltech101' without one"]),
         ("few-shot", ["--dataset"], ["value after --dataset"]),
         ("few-shot", ["--config", "nowhere.yaml"], ["nowhere.yaml"]),

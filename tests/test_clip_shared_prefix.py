@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone, TextOptions
-from cma_tune.clip.context_prompts import ContextPrompts
+from cma_tune.clip.context_prompts import ContextPrompts, _say_unpacked
 from cma_tune.clip.prompts import PromptLayout, place_context
 from cma_tune.errors import UserError
 from cma_tune.learners import CoOp
@@ -154,8 +154,9 @@ def test_too_deep_a_prompt_is_refused(family: str) -> None:
         prompts.encode(context, [context] * (2 if family == "clip-vit" else 1))
 
 
-def test_a_padding_token_among_the_words_keeps_coca_exact() -> None:
+def test_a_padding_token_among_the_words_keeps_coca_exact(caplog: pytest.LogCaptureFixture) -> None:
     """CLIP reads the "!" of "!%" as id 0, its padding id, which CoCa masks wherever it stands."""
+    _say_unpacked.cache_clear()
     backbone = tiny_backbone("coca")
     layout = place_context(backbone.tokenizer, ["cat", "dog !% red"], 2, "end")
     assert (layout.ids[1] == 0).sum() > (layout.ids[1].flip(0).cumsum(0) == 0).sum()
@@ -163,6 +164,9 @@ def test_a_padding_token_among_the_words_keeps_coca_exact() -> None:
     context = draw(1, 2, WIDTH)
     expected = by_hand(backbone, layout, [context], False, 0)
     assert not prompts.packs
+    ContextPrompts(backbone, layout)
+    (said,) = caplog.messages  # once, however often
+    assert "padding token of 'coca'" in said and "not packed" in said
     assert float((prompts.encode(context)[0] - expected).detach().abs().max()) <= 1e-12
 
 

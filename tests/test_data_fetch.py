@@ -155,6 +155,7 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "Expected a network connection to 127.0.0.1" in message
     assert f"put it at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in message
     assert f"unpack them as {tmp_path}/dtd/images" in message and "dtd-r1.0.1.tar.gz" in message
+    assert not (tmp_path / "dtd").exists()  # an empty folder would look like a dataset's
 
 
 def tar_of(entries: dict[str, bytes | str], path: Path) -> Path:
@@ -327,12 +328,13 @@ def test_a_hub_repository_is_kept_as_a_table(
     datasets.disable_progress_bars()
     repo = write_hub_miniature("dtd", tmp_path / "repo", (1, 0, 1))
     monkeypatch.setitem(fetch_module.HUB, "dtd", HubForm(str(repo)))
+    (tmp_path / "root/dtd").mkdir(parents=True)  # empty, it is in nobody's way
     for _ in range(2):
         main(["data", "fetch", "dtd", "--form", "hub", "--data-root", str(tmp_path / "root")])
         assert f"use it with --data-root hub:{tmp_path}/root" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["dtd"]
     assert len(load_dataset("dtd", Path(f"hub:{tmp_path}/root")).split.test) == 47
-    (tmp_path / "root/food101").mkdir()
+    (tmp_path / "root/food101/images").mkdir(parents=True)
     for name, sentence in (("ucf101", "known Hub repository"), ("food101", "no folder, or a table")):
         with pytest.raises(UserError, match=sentence):
             fetch_hub(name, tmp_path / "root", silent)

@@ -73,7 +73,7 @@ def wrong_lines(root: Path, decode_all: bool = True) -> dict[str, str]:
 def test_a_whole_dataset_has_nothing_wrong(whole: Path) -> None:
     assert wrong_lines(whole) == {}
     by_name = {f.what: f for f in check_dataset("eurosat", whole, decode_all=True)}
-    assert by_name["train images"].found == "20, 2 to 2 per class"
+    assert by_name["train images"].found == "20, 2 per class"
     assert by_name["damaged images"].expected == "none of all 50"
 
 

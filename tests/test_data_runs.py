@@ -18,11 +18,11 @@ from cma_tune.errors import UserError
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 
-ONCE = OptimConfig(epochs=1, batch_size=32, lr=0.05)
+ONCE = OptimConfig(epochs=1, batch_size=256, lr=0.05)
 
 
 @pytest.mark.parametrize("form", ["folder", "hub"])
-@pytest.mark.parametrize("name", ["eurosat", "oxford_pets"])
+@pytest.mark.parametrize("name", list(CATALOG))
 def test_few_shot_and_base_to_novel_run_on_a_miniature(name: str, form: str, tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     write = write_hub_miniature if form == "hub" else write_miniature

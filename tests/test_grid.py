@@ -12,6 +12,7 @@ from grid_runs import OPTIM, grid_config, image_folder
 from tiny_runs import backbone, base_to_novel_config, few_shot_config
 
 import cma_tune.protocols.grid
+import cma_tune.protocols.grid_progress
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.cli import main, parse
@@ -20,7 +21,7 @@ from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.grid import HERE, grid, work
 from cma_tune.protocols.grid_plan import ELEVEN, FAILURE, failure, plan, write_failure
-from cma_tune.protocols.grid_progress import Work, duration, estimate
+from cma_tune.protocols.grid_progress import Progress, Work, duration, estimate
 from cma_tune.records import find_records, load_record
 
 
@@ -242,3 +243,21 @@ def test_a_record_is_that_of_the_protocols_command(tmp_path: Path) -> None:
     assert "protocol" not in record["config"] and "datasets" not in record["config"]
     alone = base_to_novel_config(tmp_path, dataset="digits", shots=[1], optim=OPTIM, mixed_precision="no")
     assert record["config"] == json.loads(json.dumps(asdict(alone)))
+
+
+def test_time_left_is_counted_from_the_first_run_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = grid_config(tmp_path, ["digits"])
+    grid(replace(config, seeds=[1], weights=[0.0]))
+    (record,) = find_records(tmp_path)
+    tasks = plan(config)
+    now = [0.0]
+    monkeypatch.setattr(cma_tune.protocols.grid_progress.time, "monotonic", lambda: now[0])
+    progress = Progress(tasks, {})
+    capsys.readouterr()
+    for task, seconds in zip(tasks, (1000.0, 10.0, 30.0, 5.0), strict=True):  # the first starts everything
+        now[0] += seconds
+        progress.settle(task, record)
+    left = [line.partition(" (about ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert left == ["", "20 s left)", "20 s left)", ""]  # (10 + 30) / 2 for the last one

@@ -16,6 +16,7 @@ PACKAGE = Path(cma_tune.__file__).parent
 # From the bottom to the top: each part with the parts it may import, all of which stand above it here.
 MAY_IMPORT: dict[str, str] = {
     "errors": "",
+    "messages": "",
     "processes": "",
     "files": "errors",
     "recipes": "errors",
@@ -37,19 +38,23 @@ MAY_IMPORT: dict[str, str] = {
     "train": "checkpoint data errors fitting learners losses metrics processes",
     "trackers": "errors",
     "accelerators": "config errors",
-    "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
+    "source_options": "config data",
+    "build": (
+        "accelerators clip config data errors files learners losses metrics processes source_options "
+        "trackers train"
+    ),
     "report": "companion_options config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners metrics options predictions processes recipes "
-        "records trackers train"
+        "build checks config data errors files learners messages metrics options predictions processes "
+        "recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
-        "metrics predictions processes records trackers train"
+        "metrics predictions processes records source_options trackers train"
     ),
     "commands": "companion companion_options config options predict protocols report",
-    "cli": "arguments commands errors",
+    "cli": "arguments commands errors messages",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from cma_tune.errors import UserError
 from cma_tune.records import save_record
 from cma_tune.report import build_tables, format_tables, report
 from cma_tune.report.formats import CSV_COLUMNS
+from cma_tune.report.sheets import Entry, Sheet, format_sheets
 
 
 def test_csv_is_tidy_and_holds_every_figure() -> None:
@@ -55,7 +57,9 @@ def test_markdown_marks_the_best_of_several_methods_only() -> None:
         "| CoOp + CMA, λ=0.8 | **71.00** | 50.00 |",
     ]
     assert "no test of significance" in text
-    tied = format_tables([accuracy([*lone, *few_shot({1: [70.001]}, weight=0.8)])], "markdown")
+    tie = [*lone, *few_shot({1: [70.001]}, weight=0.8)]
+    assert "**" not in format_tables([accuracy(tie)], "markdown")  # nothing stands out
+    tied = format_tables([accuracy([*tie, *few_shot({1: [69.0]}, weight=0.5)])], "markdown")
     assert tied.count("**70.00**") == 2  # what reads the same is marked the same
 
 
@@ -64,18 +68,41 @@ def test_latex_is_booktabs_with_special_characters_escaped() -> None:
         dataset="folder:a_b&50%#{x}~^$", context=ContextConfig(words="a_b"), backbone=r"local-dir:C:\clip"
     )
     table = accuracy(few_shot({1: [70.0, 72.0], 2: [80.0, 80.0]}, weight=0.8, config=config))
-    lines = format_tables([table], "latex").splitlines()
-    assert r"folder:a\_b\&50\%\#\{x\}\textasciitilde{}\textasciicircum{}\$" in lines[2]
-    assert r"C:\textbackslash{}clip" in lines[2]
-    assert lines[3:8] == [
+    needed, *lines = format_tables([table], "latex").splitlines()
+    assert needed == r"% \usepackage{booktabs,textcomp}"
+    assert lines[:4] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\small",
+        r"\setlength{\belowcaptionskip}{4pt}",
+    ]
+    assert r"folder:a\_b\&50\%\#\{x\}\textasciitilde{}\textasciicircum{}\$" in lines[4]
+    assert r"C:\textbackslash{}clip" in lines[4] and r"95~\% interval" in lines[4]
+    assert lines[5:10] == [
         r"\begin{tabular}{lrr}",
         r"\toprule",
-        r"Method & 1 shot & 2 shots \\",
+        r"method & 1 shot & 2 shots \\",
         r"\midrule",
         r"CoOp + CMA, $\lambda$=0.8 & 71.00 $\pm$ 1.39 & 80.00 $\pm$ 0.00 \\",
     ]
-    assert lines[8:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    assert format_tables([table], "latex").isascii()
+    assert lines[10:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    assert format_tables([table], "latex").isascii() and format_tables([], "latex") == ""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles_however_many_tables_there_are(tmp_path: Path) -> None:
+    one = accuracy(few_shot({1: [70.0, 72.0]}, weight=0.8, config=FewShotConfig(dataset="folder:a_b&5 %~^$")))
+    sheet = Sheet("<A> − B", ("x", "λ"), (("é", Entry(1.0, 0.5, best=True)), ("", None)), ("√n · 2.",))
+    tables = format_tables([one] * 60, "latex") + "\n" + format_sheets([sheet] * 60, "latex")
+    (tmp_path / "report.tex").write_text(tables, encoding="utf-8")
+    (tmp_path / "page.tex").write_text(
+        "\\documentclass{article}\n\\usepackage{booktabs,textcomp}\n"
+        "\\begin{document}\n\\input{report.tex}\n\\end{document}\n"
+    )
+    line = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").is_file() and "Overfull" not in done.stdout
 
 
 def test_text_is_aligned() -> None:

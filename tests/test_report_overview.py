@@ -65,8 +65,9 @@ def test_few_shot_over_datasets_with_averages_by_seed() -> None:
         ["", "", release, "62.00 ± 1.39", "83.00 ± 0.00 (1 of 2)"],
     ]
     best = [[isinstance(e, Entry) and e.best for e in row[3:]] for row in sheet.rows]
-    # Equal means are both marked, and an average over fewer datasets is not compared.
-    assert best == [[False, False], [True, True], [True, False], [False, False], [True, False], [True, False]]
+    # Where all means are equal none is marked, and an average over fewer datasets is not compared.
+    nothing = [False, False]
+    assert best == [nothing, [True, True], [True, False], nothing, nothing, nothing]
     assert sheet.rules == frozenset({2, 4})
 
 
@@ -145,6 +146,40 @@ def test_a_sweep_keeps_its_lambda_beside_the_releases() -> None:
     ]  # fmt: skip
 
 
+def test_base_to_novel_has_one_row_for_the_releases_lambda_instead_of_one_a_dataset() -> None:
+    def novel(weight: float, dataset: str) -> list[Record]:
+        config = BaseToNovelConfig(dataset=dataset, loss=RELEASE)
+        return base_to_novel([(60.0, 40.0)], weight, config)
+
+    release = {"caltech101": 0.8, "eurosat": 0.1}
+    plain = [one for dataset in release for one in novel(0.0, dataset)]
+    penalised = [one for dataset, weight in release.items() for one in novel(weight, dataset)]
+    (sheet,) = sheets([*plain, *penalised])
+    assert [row[1] for row in texts(sheet)] == ["CoOp", "CoOp + CMA, λ of the release"] * 3
+    assert "λ of the release: those of its few-shot runs." in sheet.notes
+    # A λ beside them makes a table by λ, in which each is what it is.
+    third = [one for dataset in release for one in novel(0.5, dataset)]
+    titles = {sheet.title.split(" at ")[0]: sheet for sheet in sheets([*plain, *penalised, *third])}
+    headers = titles["Base-to-novel novel accuracy (%) by λ"].headers
+    assert headers[1:5] == ("λ=0", "λ=0.1", "λ=0.5", "λ=0.8")
+    # A sweep, which holds them anyway, is not given another row.
+    others = [*novel(0.1, "caltech101"), *novel(0.8, "eurosat")]
+    (place,) = places(build_tables([*plain, *penalised, *others]))
+    assert [method.key for method in place.methods] == ["coop", "coop+cma-0.1", "coop+cma-0.8"]
+
+
+def test_datasets_with_zero_shot_alone_are_left_out_and_named() -> None:
+    alone = zero_shot(30.0, ZeroShotConfig(dataset="eurosat"))
+    beside = zero_shot(40.0, ZeroShotConfig(dataset="dtd"))
+    on_dtd = few_shot({1: [70.0]}, config=on("dtd"))
+    assert sheets([*on_dtd, beside, alone]) == []  # one dataset is none to average over
+    (sheet,) = sheets([*on_dtd, *few_shot({1: [50.0]}, config=on("food101")), beside, alone])
+    assert texts(sheet)[-1] == ["average over 2", "40.00 (1 of 2)", "CoOp", "60.00"]
+    assert "Without a learned method, and so left out: eurosat." in sheet.notes
+    (sheet,) = sheets([beside, alone])
+    assert texts(sheet) == [["dtd", "40.00"], ["eurosat", "30.00"], ["average over 2", "35.00"]]
+
+
 def test_settings_that_differ_between_datasets_are_said() -> None:
     other = replace(on("eurosat"), optim=OptimConfig(lr=0.5))
     (sheet,) = sheets([*few_shot({1: [70.0]}, config=on("dtd")), *few_shot({1: [50.0]}, config=other)])
@@ -173,7 +208,7 @@ def test_every_form_of_a_sheet() -> None:
     assert "| one | **1.00 ± 0.50** |" in markdown and "Bold is best." in markdown and r"A\_b" in markdown
     latex = format_sheets([sheet], "latex")
     assert latex.count(r"\midrule") == 2 and r"\textbf{1.00 $\pm$ 0.50}" in latex and latex.isascii()
-    assert r"x \& y" in latex and r"\toprule" in latex and r"100 \%." in latex
+    assert r"x \& y" in latex and r"\toprule" in latex and r"100~\%." in latex
     rows = list(csv.reader(io.StringIO(format_sheets([sheet], "csv"))))
     assert rows == [
         ["table", "dataset", "x & y", "x & y interval", "x & y note"],

@@ -145,7 +145,6 @@ def main() -> None:
     parser.set_defaults(repeats=5)
     parser.add_argument("--batch", type=int, default=448)
     parser.add_argument("--batches", type=int, default=20, help="of the loader, a measurement")
-    parser.add_argument("--least", type=float, default=1.0, help="seconds of a measurement of ours")
     parser.add_argument("--quick", action="store_true", help="a small batch, measured once: does it run?")
     options = parser.parse_args()
     if options.quick:

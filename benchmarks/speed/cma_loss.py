@@ -27,7 +27,9 @@ def loop(images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> None:
     """Print one line per setting."""
-    options = arguments(__doc__.splitlines()[0] if __doc__ else "").parse_args()
+    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.set_defaults(repeats=5)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, object]] = []
     for batch, classes, width in ((32, 100, 512), (128, 100, 512), (128, 100, 1024), (448, 10, 512)):
@@ -41,11 +43,7 @@ def main() -> None:
             value = loss(*inputs)  # type: ignore[operator]
             torch.autograd.grad(value, inputs[:2])
 
-        best = in_turns(
-            {"loop": partial(step, loop), "ours": partial(step, cross_modal_entropy)},
-            max(5, options.repeats),
-            options.device,
-        )
+        best = in_turns({"loop": partial(step, loop), "ours": partial(step, cross_modal_entropy)}, options)
         rows.append(
             {
                 "batch": batch,

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    backbone = random_backbone(device=options.device)
+    backbone = random_backbone(options.model, options.device)
     names = class_names(options.classes, options.names, backbone)
     learner = CoCoOp(backbone, names, ContextOptions(4))
     plain = PlainPrompts(CoOp(backbone, names, ContextOptions(4)))
@@ -46,9 +46,7 @@ def main() -> None:
                 text = None if packed else plain(contexts)
                 cross_entropy(learner(images, text).logits, labels).backward()
 
-        best = in_turns(
-            {"plain": lambda: step(False), "packed": lambda: step(True)}, options.repeats, options.device
-        )
+        best = in_turns({"plain": lambda: step(False), "packed": lambda: step(True)}, options)
         rows.append(
             {
                 "batch": batch,

@@ -92,7 +92,6 @@ def losses(options: argparse.Namespace) -> list[dict[str, object]]:
     """One line per setting, after a check that both sides agree to 1e-6 in float64."""
     lines: list[dict[str, object]] = []
     settings = [(64, 128, 10)] if options.quick else list(product(ROWS, WIDTHS, CLASSES))
-    repeats = 1 if options.quick else max(5, options.repeats)
     for rows, width, classes in settings:
         apart = difference(batch(rows, width, classes, torch.float64, options.device))
         if not apart <= 1e-6:
@@ -106,8 +105,7 @@ def losses(options: argparse.Namespace) -> list[dict[str, object]]:
                     "plain's": partial(decompositions, inputs, False),
                     "ours'": partial(decompositions, inputs, True),
                 },
-                repeats,
-                options.device,
+                options,
             )
             lines.append(
                 {
@@ -140,8 +138,7 @@ def training_steps(options: argparse.Namespace) -> list[dict[str, object]]:
                 "step": partial(train, model, optimizer, images, labels, precision),
                 "losses": partial(step, ours, inputs),
             },
-            1 if options.quick else options.repeats,
-            options.device,
+            options,
         )
         lines.append(
             {

@@ -38,7 +38,7 @@ def make(
     options: argparse.Namespace, classes: int, tokens: int, chunk: int = 0
 ) -> dict[str, Callable[[], object]]:
     """Forward and backward of both sides, checked to give the same gradient where that is cheap."""
-    backbone = random_backbone(device=options.device)
+    backbone = random_backbone(options.model, options.device)
     backbone.text_options = TextOptions(chunk=chunk)
     learner = CoOp(backbone, class_names(classes, options.names, backbone), ContextOptions(tokens))
     plain = PlainPrompts(learner)
@@ -91,8 +91,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for tokens in options.tokens:
         for classes in options.classes or [10, 100, 397, 1000]:
-            best = in_turns(make(options, classes, tokens), options.repeats, options.device)
-            common = ["--device", options.device, "--threads", str(options.threads)]
+            best = in_turns(make(options, classes, tokens), options)
+            common = ["--device", options.device, "--threads", str(options.threads), "--model", options.model]
             common += ["--precision", options.precision, "--classes", str(classes), "--tokens", str(tokens)]
             common += ["--names", str(options.names)] if options.names else []
             # Where the plain path needs chunks, its memory is theirs and says nothing.

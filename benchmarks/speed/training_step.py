@@ -36,11 +36,11 @@ BATCH = 32
 def main() -> None:
     """Measure one backbone."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--backbones", default="RN50,ViT-B-16")
+    parser.set_defaults(model="RN50,ViT-B-16")
     parser.add_argument("--classes", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [measure(options, name) for name in options.backbones.split(",")]
+    rows = [measure(options, name) for name in options.model.split(",")]
     leave("training_step", options, rows)
 
 
@@ -85,9 +85,7 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, object]:
         penalty(image_features, text_features, labels).backward()
 
     best = in_turns(
-        {side: partial(step, side) for side in ("plain", "live", "stored")} | {"loss": loss_alone},
-        options.repeats,
-        device,
+        {side: partial(step, side) for side in ("plain", "live", "stored")} | {"loss": loss_alone}, options
     )
     row: dict[str, object] = {
         "backbone": name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from cma_tune.clip.shared_prefix import can_share, encode_packed
 from cma_tune.clip.text_tower import NativeTextTower
 from cma_tune.errors import UserError
 from cma_tune.processes import gather_rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class ContextPrompts:
             assert isinstance(tower, NativeTextTower)
             self.shared = shared_tokens(tower, self.layout, per_class)
             self._own = own = own_tokens(tower, self.layout.ids, self.shared)
-            if own is not None:
+            if own is None:
+                _say_unpacked(backbone.name)
+            else:
                 order.sort(key=lambda c: (len(own[c][0]), own[c][1]))
         # Prompts of one length are neighbours; every N-th of them is a fair share for each of N processes.
         self._order = torch.tensor(order, dtype=torch.long, device=backbone.device)
@@ -175,6 +180,15 @@ class ContextPrompts:
         edits = [(lambda x, values=values: edit(x, values)) for values in chosen[1:]]
         features = backbone.tower(prompts.flatten(0, 1), ids.repeat(groups, 1), edits)
         return backbone.unit_length(features).unflatten(0, (groups, classes))
+
+
+@cache
+def _say_unpacked(name: str) -> None:
+    log.warning(
+        "A class name holds the padding token of '%s', which its text tower masks wherever it stands, so "
+        "prompts are not packed: the numbers are the same, but take longer.",
+        name,
+    )
 
 
 @cache

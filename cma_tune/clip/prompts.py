@@ -74,8 +74,8 @@ class PromptTokenizer:
         return torch.equal(ids, self._tokenizer(texts, context_length=self.context_length).long())
 
     def _ids(self, text: str) -> list[int]:
-        row = self._tokenizer([text], context_length=self._room)[0]
-        return [int(i) for i in row]
+        ids: list[int] = self._tokenizer([text], context_length=self._room)[0].tolist()
+        return ids
 
     def words(self, text: str) -> list[int]:
         """Token ids of the text alone, without special tokens and padding, never cut."""

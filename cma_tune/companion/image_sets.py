@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cma_tune.build import source_options
 from cma_tune.companion.image_tables import KNOWN_TABLES, is_table, read_table
 from cma_tune.companion.pools import Pool, Pools, pixels_of, resized
 from cma_tune.companion.published_files import READERS
@@ -19,6 +18,7 @@ from cma_tune.data.catalog import SOURCE_PREFIXES, known_names
 from cma_tune.data.sources import load_dataset
 from cma_tune.data.splits import Item
 from cma_tune.errors import UserError, nearest
+from cma_tune.source_options import source_options
 
 HUB = "hub:"
 """A data root that begins so means the Hub's form."""

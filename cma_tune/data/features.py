@@ -143,7 +143,7 @@ class FeatureStore:
     def _warn(self, path: Path, text: str) -> None:
         if path not in self._warned:
             self._warned.add(path)
-            log.warning("stored features %s %s", path, text)
+            log.warning("Stored features %s %s.", path, text)
 
     def _encode(
         self,
@@ -256,4 +256,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("%s can't be removed (%s)", path, error.strerror)
+        log.warning("Damaged features %s can't be removed (%s).", path, error.strerror)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -108,6 +109,8 @@ def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str
         if not (folder / entry.images).is_dir() or _archive_path(entry, root).is_file():
             by_hand += _images(entry, folder, _archive_path(entry, root), say)
     except OfflineError as error:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # empty, it would only look like a dataset
         raise OfflineError(f"{error} {' '.join(_all_by_hand(entry, folder))}") from None
     names = root / "imagenet" / CLASS_NAMES
     if name == "imagenet" and not names.exists():
@@ -137,15 +140,20 @@ def fetch_hub(name: str, root: Path, say: Callable[[str], None] = print) -> None
         )
     if (folder / "dataset_dict.json").is_file():
         return
-    if folder.exists():
+    if folder.exists() and not _is_empty(folder):
         raise UserError(
-            f"Expected no folder, or a table of '{name}', at {folder}, got another; move it away."
+            f"Expected no folder, or a table of '{name}', at {folder}, got another; move it away, or name "
+            "another --data-root."
         )
     table = open_table(repo)
     shutil.rmtree(aside, ignore_errors=True)
     datasets.DatasetDict(table).save_to_disk(aside)
     os.replace(aside, folder)  # so that a table is there as a whole or not at all
     say(f"{folder}: {', '.join(f'{len(rows):,} {part}' for part, rows in table.items())} images of {repo}")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _archive_path(entry: CatalogEntry, root: Path) -> Path:

@@ -158,7 +158,8 @@ def _counts(split: Split, expected: tuple[int, int, int] | None) -> list[Finding
     for number, (part, items) in enumerate(split.parts().items()):
         per_class = Counter(item.label for item in items)
         counts = [per_class[label] for label in range(len(split.class_names))]
-        spread = f"{len(items)}, {min(counts)} to {max(counts)} per class" if items else "0"
+        each = " to ".join(map(str, dict.fromkeys((min(counts), max(counts))))) if items else ""
+        spread = f"{len(items)}, {each} per class" if items else "0"
         good = expected is None or len(items) == expected[number]
         wanted = str(expected[number]) if expected is not None else ""
         findings.append(Finding(f"{part} images", wanted, spread, "ok" if good else "wrong"))

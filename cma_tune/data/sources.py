@@ -34,6 +34,7 @@ __all__ = [
     "ImageSource",
     "SourceOptions",
     "TableImages",
+    "default_templates",
     "load_dataset",
 ]
 
@@ -74,11 +75,25 @@ def load_dataset(
         options = options or SourceOptions()
         kind, place = (own.source if own is not None else name).split(":", 1)
         dataset = _GENERAL[kind](name, place, options if own is None else _with_own(options, own))
-        if own is not None and own.templates:
-            check_templates(own.templates)
-            dataset = replace(dataset, templates=own.templates)
         check_split(dataset.split, name)
-    return replace(dataset, templates=tuple(templates)) if templates else dataset
+    return replace(dataset, templates=tuple(templates) or default_templates(name))
+
+
+def default_templates(name: str) -> tuple[str, ...]:
+    """Prompts of a dataset where no others are asked for; nothing else of it is read.
+
+    Raises:
+        UserError: those of the YAML file that CMA_TUNE_CATALOG names are of another form.
+    """
+    if name in BUILTIN_NAMES:
+        return load_builtin(name).templates
+    if name in ENTRIES:
+        return (ENTRIES[name].template,)
+    own = own_entries().get(name)
+    if own is None or not own.templates:
+        return (DEFAULT_TEMPLATE,)
+    check_templates(own.templates)
+    return own.templates
 
 
 def _builtin(name: str) -> Dataset:

@@ -145,7 +145,11 @@ def from_pretrained(
             "load the same weights."
         )
     if backbone.preprocessing.digest() != wanted["preprocessing"]:
-        log.warning("the backbone's preprocessing is not the one that %s was learned with", folder)
+        log.warning(
+            "The backbone's preprocessing is not the one that the prompt in %s was learned with; "
+            "its figures may not hold.",
+            folder,
+        )
     if "context" not in weights or list(weights["context"].shape) != shape:
         raise UserError(f"Expected context vectors of shape {shape} in {folder / WEIGHTS}, got others.")
     context = torch.nn.Parameter(weights["context"].to(backbone.device))

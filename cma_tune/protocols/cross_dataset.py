@@ -178,12 +178,17 @@ def _finished(run: TransferRun, targets: Targets) -> Record | None:
     record = finished_record(run) if run.options().resume else None
     if record is not None:
         for name, target in targets.items():
-            before = record.dataset["targets"][name]["split"]
-            if before != target.split_digest:
-                raise UserError(
-                    f"Expected the split of {name} that the record in {run.folder()} was made with "
-                    f"({before[:12]}), got {target.split_digest[:12]}; choose another --output."
-                )
+            about = record.dataset["targets"][name]
+            templates = list(target.dataset.templates)
+            for what, before, now in (
+                ("split", about["split"][:12], target.split_digest[:12]),
+                ("templates", about["templates"], templates),
+            ):
+                if before != now:
+                    raise UserError(
+                        f"Expected the {what} of {name} that the record in {run.folder()} was made with "
+                        f"({before}), got {now}; choose another --output."
+                    )
     return record
 
 

@@ -17,6 +17,7 @@ from cma_tune.data.miniature_hub import write_hub_miniature
 from cma_tune.data.own_catalog import own_entries
 from cma_tune.errors import UserError, nearest
 from cma_tune.options import DataConfig
+from cma_tune.source_options import source_options
 
 
 def data(config: DataConfig) -> None:
@@ -79,8 +80,6 @@ def _status(config: DataConfig) -> None:
 
 
 def _check(config: DataConfig, name: str) -> None:
-    from cma_tune.build import source_options  # brings torch, which no other action needs
-
     root, options = Path(config.data_root), source_options(config.source)
     findings = check_dataset(name, root, options, config.all)
     print(

@@ -152,7 +152,7 @@ def _attempt(config: GridConfig, task: Task, bench: _Bench, number: int) -> Reco
             record = bench.do(task)
         except Exception as error:
             if not isinstance(error, UserError):
-                log.exception("%s failed", run.folder())
+                log.exception("The run in %s failed.", run.folder())
             return _failed(task, _reason(error), number)
         forget_failures([task])
         return record

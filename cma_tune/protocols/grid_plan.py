@@ -25,11 +25,13 @@ from cma_tune.config import (
     shared_entries,
 )
 from cma_tune.data.catalog import check_dataset_name
+from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.options import GridConfig
 from cma_tune.protocols.base_to_novel import check_context
 from cma_tune.protocols.selection import choices
+from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS
 from cma_tune.records import finished_record
 
@@ -74,7 +76,7 @@ def plan(config: GridConfig) -> list[Task]:
             check_context(one)
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
-            tasks.append(Task(Run("zero-shot", beside)))
+            tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
         runs = expand(config.protocol, one)
         tasks += [Task(run) for run in runs]
         for choice in choices(runs) if config.select_weight else []:

@@ -66,8 +66,9 @@ class Progress:
         work = Work(tasks, records.values())
         self._tasks = tasks
         self._left = {task: work.of(task) for task in tasks if task not in records}
+        # From the first run that ends: before it, processes start and libraries, dataset and weights load.
+        self._started: float | None = None
         self._done = 0.0
-        self._started = time.monotonic()
         self.failed: dict[Task, str] = {}
 
     @property
@@ -81,7 +82,10 @@ class Progress:
             return
         amount = self._left.pop(task)
         if isinstance(outcome, Record):
-            self._done += amount
+            if self._started is None:
+                self._started = time.monotonic()
+            else:
+                self._done += amount
             text = outcome.headline()
         else:
             self.failed[task] = outcome
@@ -91,7 +95,7 @@ class Progress:
 
     def _time_left(self) -> str:
         rest = sum(self._left.values())
-        if not rest or not self._done:
+        if not rest or not self._done or self._started is None:
             return ""
         seconds = (time.monotonic() - self._started) * rest / self._done
         return f" (about {duration(seconds)} left)"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from cma_tune.messages import plain_messages
 from cma_tune.protocols.grid import work
 from cma_tune.protocols.grid_plan import Task, forget_failures, plan, read_config
 from cma_tune.records import Record
@@ -24,7 +25,8 @@ def work_from(path: Path, number: int) -> None:
     config = read_config(path)
     tasks = plan(config)
     forget_failures(tasks, worker=number)  # a job that was moved may go on with the run it was taken from
-    work(config, in_turn(tasks, number, config.workers), _say, number)
+    with plain_messages():
+        work(config, in_turn(tasks, number, config.workers), _say, number)
 
 
 def in_turn(tasks: Sequence[Task], number: int, count: int) -> list[Task]:

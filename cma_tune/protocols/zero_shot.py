@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cma_tune.build import Setup
@@ -23,7 +24,7 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
     """
     check(config)
     setup = setup or Setup(config)
-    run = Run("zero-shot", replace(config, mixed_precision=setup.precision))
+    run = zero_shot_run(replace(config, mixed_precision=setup.precision), setup.dataset.templates)
     record = finished(run, setup)
     if record is not None:
         setup.say(f"{run.folder()}: finished before, skipped")
@@ -46,6 +47,11 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
     leave(setup, run, record, tested={"test": result, **halves})
     setup.say(f"{run.folder()}: {record.headline()}")
     return record
+
+
+def zero_shot_run(config: ZeroShotConfig, templates: Sequence[str]) -> Run:
+    """The run of a config with the templates that are used: a dataset's own may be others another time."""
+    return Run("zero-shot", replace(config, templates=list(templates)))
 
 
 def _halves(setup: Setup, learner: ZeroShot, batch_size: int) -> dict[str, Evaluation]:

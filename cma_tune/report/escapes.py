@@ -27,4 +27,5 @@ _LATEX = {
 
 def latex_escaped(text: str) -> str:
     """`text` for LaTeX with the package textcomp, in ASCII but for letters of other scripts."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    # A line may not break before a sign of per cent.
+    return "".join(_LATEX.get(character, character) for character in text).replace(r" \%", r"~\%")

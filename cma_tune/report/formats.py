@@ -7,7 +7,8 @@ import io
 from collections.abc import Callable, Sequence
 
 from cma_tune.errors import UserError, nearest
-from cma_tune.report.escapes import latex_escaped, markdown_escaped
+from cma_tune.report.escapes import markdown_escaped
+from cma_tune.report.latex import latex_table, latex_tables
 from cma_tune.report.tables import Table
 
 CSV_COLUMNS = (
@@ -35,7 +36,7 @@ def format_tables(tables: Sequence[Table], form: str) -> str:
         "text": lambda several: "\n".join(map(_text, several)),
         "csv": _csv,
         "markdown": lambda several: "\n".join(map(_markdown, several)),
-        "latex": lambda several: "\n".join(map(_latex, several)),
+        "latex": lambda several: latex_tables([*map(_latex, several)]),
     }
     if form not in forms:
         raise UserError(f"Expected a format out of {', '.join(forms)}, got '{form}'{nearest(form, forms)}.")
@@ -63,7 +64,7 @@ def shown_cells(table: Table) -> list[list[str]]:
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
-    """(row, column) of the highest mean as printed, in columns of accuracy that several methods share."""
+    """(row, column) of the highest mean as printed, in columns of accuracy where not all are the same."""
     best: set[tuple[int, int]] = set()
     if table.kind != "accuracy":
         return best
@@ -73,7 +74,7 @@ def best_cells(table: Table) -> set[tuple[int, int]]:
             for row, content in enumerate(table.rows)
             if (cell := content.cells[column]) is not None
         }
-        if len(means) > 1:
+        if len(set(means.values())) > 1:
             best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
     return best
 
@@ -119,21 +120,13 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     best = best_cells(table)
-    caption = " ".join(map(latex_escaped, (f"{table.title}.", *_notes(table, best))))
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        " & ".join(["Method", *map(latex_escaped, table.columns)]) + r" \\",
-        r"\midrule",
+    rows = [
+        [(row.name, False), *((text, (number, column) in best) for column, text in enumerate(cells))]
+        for number, (row, cells) in enumerate(zip(table.rows, shown_cells(table), strict=True))
     ]
-    for number, (row, cells) in enumerate(zip(table.rows, shown_cells(table), strict=True)):
-        escaped = [latex_escaped(text) for text in cells]
-        marked = [rf"\textbf{{{t}}}" if (number, column) in best else t for column, t in enumerate(escaped)]
-        lines.append(" & ".join([latex_escaped(row.name), *marked]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    columns = "l" + "r" * len(table.columns)
+    caption = (f"{table.title}.", *_notes(table, best))
+    return latex_table("table", caption, columns, ("method", *table.columns), rows)
 
 
 def _notes(table: Table, best: set[tuple[int, int]]) -> list[str]:

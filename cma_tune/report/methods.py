@@ -53,7 +53,9 @@ class Place:
     Attributes:
         protocol: few-shot or base-to-novel.
         backbone: as in the tables.
-        datasets: in alphabetical order.
+        datasets: in alphabetical order; where methods learned, those on which one did.
+        untouched: the others, which have zero-shot alone.
+        replaced: λ whose place "λ of the release" takes, which only the tables by λ show.
         shots: of the learned methods, ascending.
         methods: in the order of the tables.
     """
@@ -63,6 +65,8 @@ class Place:
     datasets: list[str]
     shots: list[int]
     methods: list[Method]
+    untouched: list[str] = field(default_factory=list)
+    replaced: list[Method] = field(default_factory=list)
 
     @property
     def learned(self) -> list[Method]:
@@ -78,8 +82,9 @@ class Place:
 def places(tables: Iterable[Table]) -> list[Place]:
     """Methods by protocol and backbone, from the tables of every dataset.
 
-    Besides the λ themselves there is "λ of the release" for few-shot: the release's at each dataset and
-    shots. It takes the place of λ that are there for its sake alone.
+    Besides the λ themselves there is "λ of the release": the release's at each dataset and shots. It takes
+    the place of λ that are there for its sake alone; base-to-novel, for which the release's were not chosen,
+    has it only where there are such.
     """
     found: dict[tuple[str, str], list[Table]] = {}
     for table in tables:
@@ -98,10 +103,14 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
                     one = methods.setdefault(name, _method(name, row.group, weight, release))
                     one.cells[(table.dataset, cell.shots, cell.metric)] = cell
                     one.groups[(table.dataset, cell.shots)] = row.group
-    kept = _without_doubles(list(methods.values()))
+    dropped = _doubles(list(methods.values()), only_in_place=protocol == "base-to-novel")
+    kept = [method for name, method in methods.items() if name not in dropped]
+    replaced = [method for name, method in methods.items() if name in dropped and not method.release]
     shots = sorted({shots for method in kept for _, shots, _ in method.cells if shots})
-    datasets = sorted({table.dataset for table in tables})
-    return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order))
+    every = {table.dataset for table in tables}
+    learned = {dataset for method in kept if method.learner != "zero_shot" for dataset, _, _ in method.cells}
+    datasets, untouched = sorted(learned or every), sorted(every - learned if learned else ())
+    return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order), untouched, replaced)
 
 
 def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, bool]]:
@@ -112,7 +121,7 @@ def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, 
     if not group.release:
         names.append((group.name, group.weight, False))
     of_release = _release_weight(table.dataset, cell.shots)
-    if table.protocol == "few-shot" and weight and weight == of_release and not group.selected:
+    if weight and weight == of_release and not group.selected:
         suffix = f" ({group.variant})" if group.variant else ""
         names.append((f"{learner_name(group.learner)} + CMA, λ of the release{suffix}", None, True))
     return names
@@ -135,8 +144,13 @@ def _method(name: str, group: Group, weight: float | None, release: bool) -> Met
     return Method(name, key, group.learner, weight, group.selected, group.variant, release)
 
 
-def _without_doubles(methods: list[Method]) -> list[Method]:
-    """Without λ that are all the release's, or without the release's where that is one λ everywhere."""
+def _doubles(methods: list[Method], only_in_place: bool) -> set[str]:
+    """Names of λ that are all the release's, or of the release's where that is one λ everywhere.
+
+    Args:
+        methods: of one place.
+        only_in_place: also of the release's where it takes the place of none.
+    """
     release = [method for method in methods if method.release]
     dropped: set[str] = set()
     for one in release:
@@ -145,9 +159,11 @@ def _without_doubles(methods: list[Method]) -> list[Method]:
         if len(inside) == 1 and inside[0].cells.keys() == one.cells.keys():
             dropped.add(one.name)
             inside[0].release = True
-        else:
+        elif inside or not only_in_place:
             dropped |= {part.name for part in inside}
-    return [method for method in methods if method.name not in dropped]
+        else:
+            dropped.add(one.name)
+    return dropped
 
 
 def _order(method: Method) -> tuple[int, str, bool, bool, float, str]:

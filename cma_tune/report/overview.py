@@ -110,15 +110,15 @@ def _entry(cell: Cell) -> Entry:
 
 
 def _mark_best(rows: Sequence[Sequence[Entry | None]]) -> list[list[Entry | None]]:
-    """Mark the highest mean of every column, as printed, where several methods share it."""
+    """Mark the highest mean of every column, as printed, where not all are the same."""
     marked = [list(row) for row in rows]
     for column in range(len(marked[0]) if marked else 0):
         # An average over fewer datasets is another figure.
         comparable = [entry for row in marked if (entry := row[column]) and not entry.note]
-        best = max((round(entry.value, 2) for entry in comparable), default=None)
-        for row in marked if len(comparable) > 1 else []:
+        means = {round(entry.value, 2) for entry in comparable}
+        for row in marked if len(means) > 1 else []:
             entry = row[column]
-            if entry and not entry.note and round(entry.value, 2) == best:
+            if entry and not entry.note and round(entry.value, 2) == max(means):
                 row[column] = replace(entry, best=True)
     return marked
 
@@ -136,6 +136,10 @@ def _notes(place: Place, metric: str) -> tuple[str, ...]:
             )
         else:
             notes.append("One seed: no interval.")
+    if place.protocol == "base-to-novel" and any(m.release and m.weight is None for m in place.learned):
+        notes.append("λ of the release: those of its few-shot runs.")
+    if place.untouched:
+        notes.append(f"Without a learned method, and so left out: {', '.join(place.untouched)}.")
     for method in place.learned:
         if differing := _between_datasets(method):
             notes.append(f"{method.name}: settings differ between datasets ({', '.join(differing)}).")

@@ -26,7 +26,7 @@ figure img { max-width: min(100%, 660px); height: auto; border: 1px solid #ddd; 
 section { margin: 1.4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
-caption { caption-side: top; text-align: left; font-weight: 600; padding: .3rem 0; }
+caption { caption-side: top; text-align: left; font-weight: 600; padding: .3rem 0; white-space: nowrap; }
 th, td { padding: .18rem .6rem; text-align: right; white-space: nowrap; }
 th { border-top: 2px solid #333; border-bottom: 1px solid #333; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
@@ -93,7 +93,8 @@ def write_page(path: Path, tables: Sequence[Table], sheets: Sequence[Sheet], fig
     sections = [("Over datasets and comparisons", parts), ("Figures", images), ("Every dataset", rest)]
     over = _links([sheet.title for sheet in sheets], 0)
     each = _links([table.title for table in tables], len(sheets))
-    more = f"<details><summary>Tables of every dataset</summary>{each}</details>"
+    # Many tables would push away those over datasets; alone they are what the page is about.
+    more = f"<details{'' if sheets else ' open'}><summary>Tables of every dataset</summary>{each}</details>"
     body = "".join(f"<h2>{name}</h2>{''.join(several)}" for name, several in sections if several)
     write_text(
         path,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cma_tune.errors import UserError
-from cma_tune.report.escapes import latex_escaped, markdown_escaped
+from cma_tune.report.escapes import markdown_escaped
+from cma_tune.report.latex import latex_table, latex_tables
 
 NOTHING = "–"
 
@@ -88,8 +89,13 @@ def format_sheets(sheets: Sequence[Sheet], form: str) -> str:
     Raises:
         UserError: sheets of different columns as csv.
     """
-    forms: dict[str, Callable[[Sheet], str]] = {"text": _text, "markdown": _markdown, "latex": _latex}
-    return _csv(sheets) if form == "csv" else "\n".join(map(forms[form], sheets))
+    forms: dict[str, Callable[[Sequence[Sheet]], str]] = {
+        "text": lambda several: "\n".join(map(_text, several)),
+        "markdown": lambda several: "\n".join(map(_markdown, several)),
+        "latex": lambda several: latex_tables([*map(_latex, several)]),
+        "csv": _csv,
+    }
+    return forms[form](sheets)
 
 
 def _text(sheet: Sheet) -> str:
@@ -116,24 +122,10 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _latex(sheet: Sheet) -> str:
-    caption = " ".join(map(latex_escaped, (f"{sheet.title}.", *sheet.notes_with_bold())))
     columns = "l" * sheet.labels + "r" * (len(sheet.headers) - sheet.labels)
-    lines = [
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(map(latex_escaped, sheet.headers)) + r" \\",
-        r"\midrule",
-    ]
-    for number, row in enumerate(sheet.rows):
-        if number in sheet.rules:
-            lines.append(r"\midrule")
-        texts = [latex_escaped(shown(entry)) for entry in row]
-        marked = [rf"\textbf{{{t}}}" if _is_best(e) else t for t, e in zip(texts, row, strict=True)]
-        lines.append(" & ".join(marked) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]) + "\n"
+    rows = [[(shown(entry), _is_best(entry)) for entry in row] for row in sheet.rows]
+    caption = (f"{sheet.title}.", *sheet.notes_with_bold())
+    return latex_table("table*", caption, columns, sheet.headers, rows, sheet.rules)
 
 
 def _csv(sheets: Sequence[Sheet]) -> str:

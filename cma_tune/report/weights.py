@@ -40,7 +40,7 @@ def families(place: Place) -> list[Family]:
     """Methods of which several λ ran. λ = 0, which has no form of the loss, begins every family."""
     found: dict[tuple[str, str], dict[float, Method]] = {}
     plain: dict[str, list[Method]] = {}
-    for method in place.learned:
+    for method in [*place.learned, *place.replaced]:
         if method.weight:
             found.setdefault((method.learner, method.variant), {})[method.weight] = method
         elif method.weight == 0:
