@@ -19,12 +19,13 @@ MAY_IMPORT: dict[str, str] = {
     "processes": "",
     "files": "errors",
     "recipes": "errors",
-    "config": "recipes",
+    "method_options": "",
+    "config": "method_options recipes",
     "options": "config",
     "companion_options": "config",
     "records": "config errors files",
     "predictions": "errors files",
-    "checks": "companion_options config errors",
+    "checks": "companion_options config errors method_options",
     "arguments": "errors",
     "metrics": "",
     "collapse_metric": "metrics",
@@ -37,12 +38,15 @@ MAY_IMPORT: dict[str, str] = {
     "train": "checkpoint data errors fitting learners losses metrics processes",
     "trackers": "errors",
     "accelerators": "config errors",
-    "build": "accelerators clip config data errors files learners losses metrics processes trackers train",
+    "methods": "clip config learners",
+    "build": (
+        "accelerators clip config data errors files learners losses methods metrics processes trackers train"
+    ),
     "report": "config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners metrics options predictions processes recipes "
-        "records trackers train"
+        "build checks config data errors files learners method_options metrics options predictions processes "
+        "recipes records trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
@@ -56,8 +60,8 @@ MAY_IMPORT: dict[str, str] = {
 
 TORCH_ALONE = {"losses", "metrics", "processes"}
 STANDARD_LIBRARY_ALONE = {
-    *("arguments", "checks", "companion_options", "config", "errors", "files", "options", "recipes"),
-    "records",
+    *("arguments", "checks", "companion_options", "config", "errors", "files", "method_options", "options"),
+    *("recipes", "records"),
 }
 
 EXCEPTIONS = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,17 +101,41 @@ class ContextLearner(Learner):
         layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
         self.prompts = ContextPrompts(backbone, layout, options.per_class)
 
+    def describe(self) -> dict[str, Any]:
+        """The context's form and shape."""
+        return {"context": {**asdict(self.options), "shape": list(self.context.shape)}}
 
-class CoOp(ContextLearner):
-    """One context, shared by all classes or one per class, learned through the frozen text tower."""
+    @classmethod
+    def from_card(
+        cls,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        card: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+    ) -> ContextLearner:
+        """See `Learner.from_card`."""
+        options = dict(card["context"])
+        shape = [int(length) for length in options.pop("shape")]
+        found = list(weights["context"].shape) if "context" in weights else "none"
+        if found != shape:
+            raise UserError(f"Expected context vectors of shape {shape} beside the card, got {found}.")
+        context = nn.Parameter(weights["context"].to(backbone.device))
+        return cls(backbone, class_names, ContextOptions(**options), context=context, **cls._more(card))
 
-    name = "coop"
+    @classmethod
+    def _more(cls, card: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of a subclass's constructor, from a card."""
+        return {}
+
+
+class PlainContextLearner(ContextLearner):
+    """A context that is the same for every image; base of CoOp and of what differs from it in its loss."""
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:
         """Class embeddings ``[C, D]`` under the learned context."""
         return self.prompts.encode(self.context[None], same_on_every_process=True)[0]
 
-    def for_classes(self, class_names: Sequence[str]) -> CoOp:
+    def for_classes(self, class_names: Sequence[str]) -> PlainContextLearner:
         """The learned context over other names; the parameter is shared, not copied.
 
         Raises:
@@ -121,4 +146,10 @@ class CoOp(ContextLearner):
                 "Expected a shared context to put on other class names, got class-specific contexts, "
                 "which belong to the classes they were learned on; learn with --context.per_class false."
             )
-        return CoOp(self.backbone, class_names, self.options, context=self.context)
+        return type(self)(self.backbone, class_names, self.options, context=self.context)
+
+
+class CoOp(PlainContextLearner):
+    """One context, shared by all classes or one per class, learned through the frozen text tower."""
+
+    name = "coop"

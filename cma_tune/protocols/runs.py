@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cma_tune.build import Setup, recipe
-from cma_tune.config import FewShotConfig, Run, expand
+from cma_tune.config import FewShotConfig, Run, entries, expand
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
-from cma_tune.learners.coop import ContextLearner
+from cma_tune.learners import Learner
 from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
@@ -79,7 +79,7 @@ def finished(run: Run, setup: Setup) -> Record | None:
     return record
 
 
-def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dict[str, Any]]:
+def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, Any]]:
     """Train a learner on the training items of `split` (relabelled already), resuming where it was stopped.
 
     Returns:
@@ -96,13 +96,13 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
             f"'{setup.dataset.name}', got none; use another split."
         )
     folder = run.folder()
-    learner = setup.learner(config, split.class_names)
+    learner = setup.learner(config, split.class_names, split.train)
     data = setup.train_batches(split.train, config)
     identity = setup.checkpoint_identity(run, split)
     checkpointing = Checkpointing(folder / CHECKPOINT, identity, config.checkpoint_every, config.resume)
     started = time.perf_counter()
     if config.tracker is not None:
-        start_trackers(setup.accelerator, folder, asdict(config))
+        start_trackers(setup.accelerator, folder, entries(config))
     description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
     report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
     finish_trackers(setup.accelerator)
@@ -119,7 +119,7 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
     return learner, training
 
 
-def validate(setup: Setup, learner: ContextLearner, split: Split) -> dict[str, float]:
+def validate(setup: Setup, learner: Learner, split: Split) -> dict[str, float]:
     """Accuracy over the few-shot validation picks, or nothing where there are none."""
     if not split.val:
         return {}
@@ -160,7 +160,7 @@ def make_record(
     return Record(
         run=run.digest(),
         protocol=run.protocol,
-        config=asdict(run.config),
+        config=entries(run.config),
         dataset=dataset,
         backbone=setup.backbone.describe(),
         figures=figures,
@@ -174,7 +174,7 @@ def leave(
     setup: Setup,
     run: Run,
     record: Record,
-    learner: ContextLearner | None = None,
+    learner: Learner | None = None,
     tested: Mapping[str, Evaluation] | None = None,
 ) -> Record:
     """Write prompt, predictions and record, then drop the checkpoint: in this order a kill loses nothing.

@@ -15,7 +15,12 @@ from cma_tune.errors import UserError
 from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import Record
 
-LEARNERS = {"zero_shot": "Zero-shot", "coop": "CoOp", "cocoop": "CoCoOp"}
+LEARNERS = {
+    "zero_shot": "Zero-shot",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "kgcoop": "KgCoOp",
+}
 """Methods as the literature writes them, in the order of the tables."""
 
 # Where and how a run is computed does not decide its result; `Run.identity` is the one place that knows.

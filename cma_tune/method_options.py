@@ -1,0 +1,103 @@
+"""What the methods take beside the common options, and what is known of them before anything is loaded.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Optional
+
+# Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
+
+LearnerName = Literal["coop", "cocoop", "kgcoop"]
+"""The methods, each the `name` of a learner."""
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+
+
+@dataclass
+class ContextConfig:
+    """The learned context.
+
+    Attributes:
+        tokens: number of context tokens.
+        position: place of the class name.
+        per_class: one context per class.
+        words: start from these words instead of at random; their number of tokens replaces `tokens`.
+    """
+
+    tokens: int = 16
+    position: Literal["end", "middle", "front"] = "end"
+    per_class: bool = False
+    words: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class KgCoOpConfig:
+    """KgCoOp.
+
+    Attributes:
+        weight: of the squared distance between learned and hand-written prompts' text features.
+    """
+
+    weight: float = 8.0
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule; what is left out is the method's own.
+
+    Attributes:
+        optimizer: sgd, adam or adamw.
+        epochs: passes over the few-shot images; CoOp's number depends on the shots.
+        batch_size: global, over all processes.
+        lr: peak learning rate.
+        warmup_lr: learning rate of the first epoch.
+        momentum: of SGD.
+        weight_decay: of the optimiser.
+    """
+
+    optimizer: Optional[Optimizer] = None  # noqa: UP045
+    epochs: Optional[int] = None  # noqa: UP045
+    batch_size: Optional[int] = None  # noqa: UP045
+    lr: Optional[float] = None  # noqa: UP045
+    warmup_lr: Optional[float] = None  # noqa: UP045
+    momentum: float = 0.9
+    weight_decay: Optional[float] = None  # noqa: UP045
+
+
+COOP: dict[str, Any] = {
+    "optimizer": "sgd",
+    "batch_size": 32,
+    "lr": 0.002,
+    "warmup_lr": 1e-5,
+    "weight_decay": 5e-4,
+}
+"""CoOp's optimiser, which the other prompt learners share; its epochs depend on the shots."""
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {}
+"""The methods whose optimiser is not CoOp's: what differs."""
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "coop": ("context",),
+    "cocoop": ("context",),
+    "kgcoop": ("context", "kgcoop"),
+}
+"""The groups of options that a method reads; those of other methods don't decide what a run is."""
+
+OWN_CLASSES: dict[str, str] = {}
+"""Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
+
+UNTRAINED: tuple[str, ...] = ()
+"""Methods without a loss to minimise."""
+
+
+def unused_blocks(learner: str) -> set[str]:
+    """Groups of options that `learner` does not read."""
+    return {block for blocks in BLOCKS.values() for block in blocks} - set(BLOCKS[learner])
+
+
+def default_optimizer(learner: str) -> dict[str, Any]:
+    """The method's optimiser by entries of `OptimConfig`; without epochs where they are CoOp's."""
+    return COOP | OPTIMIZERS.get(learner, {})

@@ -1,0 +1,74 @@
+"""From a config to an untrained learner, one function a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.config import FewShotConfig
+from cma_tune.learners import CoCoOp, CoOp, KgCoOp, Learner, Support, ZeroShot
+from cma_tune.learners.coop import ContextOptions
+
+
+@dataclass(frozen=True)
+class Given:
+    """What learners are made from.
+
+    Attributes:
+        backbone: the frozen model.
+        class_names: the classes.
+        templates: hand-written prompts with one ``{}`` each.
+        seed: of random starts.
+        load_support: gives the training images' features; called by methods that are made from them.
+    """
+
+    backbone: Backbone
+    class_names: Sequence[str]
+    templates: Sequence[str]
+    seed: int
+    load_support: Callable[[], Support]
+
+    @cached_property
+    def hand_prompts(self) -> Tensor:
+        """Text features ``[C, D]`` of the hand-written prompts."""
+        return ZeroShot(self.backbone, self.class_names, self.templates).embeddings
+
+
+def make_learner(config: FewShotConfig, given: Given) -> Learner:
+    """An untrained learner of the config's method."""
+    return MAKERS[config.learner](config, given)
+
+
+def _context(config: FewShotConfig) -> ContextOptions:
+    context = config.context
+    return ContextOptions(context.tokens, context.position, context.per_class, context.words)
+
+
+def _coop(config: FewShotConfig, given: Given) -> Learner:
+    return CoOp(given.backbone, given.class_names, _context(config), given.seed)
+
+
+def _cocoop(config: FewShotConfig, given: Given) -> Learner:
+    return CoCoOp(given.backbone, given.class_names, _context(config), given.seed)
+
+
+def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
+    return KgCoOp(
+        given.backbone,
+        given.class_names,
+        _context(config),
+        given.seed,
+        weight=config.kgcoop.weight,
+        anchors=given.hand_prompts,
+    )
+
+
+MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
+    "coop": _coop,
+    "cocoop": _cocoop,
+    "kgcoop": _kgcoop,
+}
