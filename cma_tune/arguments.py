@@ -124,7 +124,10 @@ def _union(found: re.Match[str]) -> str:
     words = list(dict.fromkeys(re.findall(r"'(\w+)'", found.group().partition("Errors")[0])))
     if words == ["recipe"]:
         return "Expected numbers from 0 to 1, or recipe"
-    return f"Expected one of {', '.join(words)}" if words else "Expected a value of another type"
+    if words:
+        return f"Expected one of {', '.join(words)}"
+    kind = re.search(r"Expected an? (int|float)\b.*Given value: (.*)", found.group())
+    return f"Expected a {kind[1]}, got {kind[2]}" if kind else "Expected a value of another type"
 
 
 def one_sentence(message: str, config: type, command: str) -> str:

@@ -129,6 +129,8 @@ def _check_method(config: FewShotConfig) -> None:
             "a loss can't change it."
         )
     _not_negative("kgcoop.weight", config.kgcoop.weight)
+    _not_negative("tip.alpha", config.tip.alpha)
+    _above_zero("tip.beta", config.tip.beta)
 
 
 def check_companion(config: SupervisedConfig) -> None:

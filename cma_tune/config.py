@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 from cma_tune.method_options import (
+    BLOCKS,
     ContextConfig,
     KgCoOpConfig,
     LearnerName,
     OptimConfig,
+    TipConfig,
     default_optimizer,
     unused_blocks,
 )
@@ -119,6 +121,7 @@ class FewShotConfig(ZeroShotConfig):
         learner: the method, such as coop; the README has a table of them.
         context: the learned context.
         kgcoop: options of KgCoOp.
+        tip: options of Tip-Adapter.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
@@ -141,6 +144,7 @@ class FewShotConfig(ZeroShotConfig):
     learner: LearnerName = "coop"
     context: ContextConfig = field(default_factory=ContextConfig)
     kgcoop: KgCoOpConfig = field(default_factory=KgCoOpConfig)
+    tip: TipConfig = field(default_factory=TipConfig)
     shots: list[int] = field(default_factory=lambda: [16])
     seeds: list[int] = field(default_factory=lambda: [1])
     weights: list[Weight] = field(default_factory=lambda: [0.0])
@@ -175,6 +179,11 @@ HOW = (
     *("checkpoint_every", "resume", "tracker"),
 )
 """With WHERE, the entries of a config that don't decide a run's result."""
+
+
+def searched(config: FewShotConfig) -> str | None:
+    """The flag that has a method's own option chosen on the validation images, None where none has."""
+    return "--tip.search" if config.tip.search and "tip" in BLOCKS[config.learner] else None
 
 
 def entries(config: object) -> dict[str, Any]:

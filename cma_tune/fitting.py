@@ -64,7 +64,7 @@ def backward(
 
 
 def project_gradient(gradient: Tensor, guide: Tensor) -> Tensor:
-    """g, or g − (g·h/‖h‖²)·h where g·h < 0: without what opposes the guide's gradient h (ProGrad, eq. 5)."""
+    """g, or g − (g·h/‖h‖²)·h where g·h < 0: without what opposes the guide's gradient h (ProGrad, sec. 3)."""
     product = (gradient * guide).sum()
     # Not finite gradients stay so: fp16's scaler has to see them.
     share = torch.where(product < 0, product / guide.square().sum(), product * 0)

@@ -10,7 +10,16 @@ from typing import Any, Literal, Optional
 
 # Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
 
-LearnerName = Literal["coop", "cocoop", "kgcoop"]
+LearnerName = Literal[
+    "coop",
+    "cocoop",
+    "kgcoop",
+    "linear_probe",
+    "linear_probe_text",
+    "cross_modal_probe",
+    "tip_adapter",
+    "tip_adapter_f",
+]
 """The methods, each the `name` of a learner."""
 
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -45,6 +54,21 @@ class KgCoOpConfig:
 
 
 @dataclass
+class TipConfig:
+    """Tip-Adapter and Tip-Adapter-F; the defaults are those of the paper's ablations.
+
+    Attributes:
+        alpha: the cache's share in the logits.
+        beta: how sharply the cache weighs near images.
+        search: choose both on the few-shot validation images after training; the record says so.
+    """
+
+    alpha: float = 1.0
+    beta: float = 5.5
+    search: bool = False
+
+
+@dataclass
 class OptimConfig:
     """Optimiser and schedule; what is left out is the method's own.
 
@@ -76,20 +100,43 @@ COOP: dict[str, Any] = {
 }
 """CoOp's optimiser, which the other prompt learners share; its epochs depend on the shots."""
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {}
+PROBE: dict[str, Any] = {"optimizer": "adamw", "batch_size": 8, "lr": 0.001, "weight_decay": 0.01}
+"""Out of the values that Lin et al. 2023 choose among on validation images."""
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "linear_probe": PROBE,
+    "linear_probe_text": PROBE,
+    "cross_modal_probe": PROBE,
+    # The paper's (sec. 4.1). It names no weight decay: AdamW's default.
+    "tip_adapter_f": {
+        **{"optimizer": "adamw", "epochs": 20, "batch_size": 256},
+        **{"lr": 0.001, "warmup_lr": 0.001, "weight_decay": 0.01},
+    },
+}
 """The methods whose optimiser is not CoOp's: what differs."""
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "coop": ("context",),
     "cocoop": ("context",),
     "kgcoop": ("context", "kgcoop"),
+    "linear_probe": (),
+    "linear_probe_text": (),
+    "cross_modal_probe": (),
+    "tip_adapter": ("tip",),
+    "tip_adapter_f": ("tip",),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 
-OWN_CLASSES: dict[str, str] = {}
+OWN_CLASSES: dict[str, str] = {
+    "linear_probe": "a row for each class",
+    "linear_probe_text": "a row for each class",
+    "cross_modal_probe": "a row for each class",
+    "tip_adapter": "a cache of their images",
+    "tip_adapter_f": "a cache of their images",
+}
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 
-UNTRAINED: tuple[str, ...] = ()
+UNTRAINED: tuple[str, ...] = ("tip_adapter",)
 """Methods without a loss to minimise."""
 
 

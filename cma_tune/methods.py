@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.config import FewShotConfig
-from cma_tune.learners import CoCoOp, CoOp, KgCoOp, Learner, Support, ZeroShot
+from cma_tune.learners import (
+    CoCoOp,
+    CoOp,
+    CrossModalProbe,
+    KgCoOp,
+    Learner,
+    LinearProbe,
+    Support,
+    TextLinearProbe,
+    TipAdapter,
+    TipAdapterF,
+    ZeroShot,
+)
 from cma_tune.learners.coop import ContextOptions
+from cma_tune.learners.zero_shot import template_features
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,33 @@ def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
     )
 
 
+def _linear_probe(config: FewShotConfig, given: Given) -> Learner:
+    return LinearProbe(given.backbone, given.class_names)
+
+
+def _linear_probe_text(config: FewShotConfig, given: Given) -> Learner:
+    return TextLinearProbe(given.backbone, given.class_names, given.hand_prompts)
+
+
+def _cross_modal_probe(config: FewShotConfig, given: Given) -> Learner:
+    samples = template_features(given.backbone, given.class_names, given.templates)
+    return CrossModalProbe(given.backbone, given.class_names, given.hand_prompts, samples)
+
+
+def _tip_adapter(config: FewShotConfig, given: Given, kind: type[TipAdapter] = TipAdapter) -> Learner:
+    tip = config.tip
+    support = given.load_support()
+    ratios = (tip.alpha, tip.beta, tip.search)
+    return kind(given.backbone, given.class_names, given.hand_prompts, support, *ratios)
+
+
 MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
     "kgcoop": _kgcoop,
+    "linear_probe": _linear_probe,
+    "linear_probe_text": _linear_probe_text,
+    "cross_modal_probe": _cross_modal_probe,
+    "tip_adapter": _tip_adapter,
+    "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
 }

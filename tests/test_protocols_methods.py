@@ -13,9 +13,10 @@ from tiny_runs import backbone, base_to_novel_config, few_shot_config
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, OptimConfig, Run, expand
-from cma_tune.learners import from_pretrained
+from cma_tune.errors import UserError
+from cma_tune.learners import TipAdapterF, from_pretrained
 from cma_tune.learners.saving import LEARNERS
-from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED, LearnerName
+from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED, LearnerName, TipConfig
 from cma_tune.methods import MAKERS
 from cma_tune.predictions import FILE
 from cma_tune.protocols.base_to_novel import base_to_novel
@@ -64,6 +65,39 @@ def test_base_to_novel_takes_what_goes_to_other_classes(name: str, tmp_path: Pat
         return
     (record,) = base_to_novel(one, Setup(one, backbone()))
     assert {"base_accuracy", "novel_accuracy", "harmonic_mean"} <= record.figures.keys()
+
+
+def test_a_search_is_on_validation_images_and_the_record_says_so(tmp_path: Path) -> None:
+    one = config("tip_adapter_f", tmp_path, tip=TipConfig(search=True))
+    setup = Setup(one, backbone())
+    records = few_shot(one, setup)
+    runs = expand("few-shot", replace(one, mixed_precision="no"))
+    for run, record in zip(runs, records, strict=True):
+        chosen = record.training["chosen"]
+        assert chosen["on"] == "few-shot validation images"
+        learner = from_pretrained(run.prompt_folder(), backbone())
+        assert isinstance(learner, TipAdapterF)
+        assert (learner.alpha, learner.beta) == (chosen["alpha"], chosen["beta"])
+    setup.dataset = replace(setup.dataset, split=replace(setup.dataset.split, val=()))
+    setup._picks.clear()
+    with pytest.raises(UserError, match=r"validation images in 'digits' for --tip.search, got none"):
+        few_shot(replace(one, output=str(tmp_path / "other")), setup)
+
+
+def test_a_penalty_for_what_trains_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Expected --weights 0 with tip_adapter, which trains nothing"):
+        few_shot(few_shot_config(tmp_path, learner="tip_adapter", weights=[0.0, 0.5]))
+
+
+def test_runs_of_before_there_were_these_methods_are_still_the_same() -> None:
+    """Digests as version 0.1.0 made them."""
+    digests = {
+        "coop": "40e8183bfaef7f1642add7f4f23f9756489b1b17551d5cdf47e9c4724c318894",
+        "cocoop": "194deca4f60e0b034a6b3b238fb51feba29665ebc5fd257ef19467b41d83abd6",
+    }
+    for name, digest in digests.items():
+        before = FewShotConfig(dataset="dtd", learner=name, weights=[0.3], shots=[4])  # type: ignore[arg-type]
+        assert expand("few-shot", before)[0].digest() == digest
 
 
 def test_options_of_other_methods_decide_nothing() -> None:

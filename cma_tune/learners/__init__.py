@@ -4,16 +4,23 @@ from cma_tune.learners.base import Learner, PromptOutput, Support
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import CoOp
 from cma_tune.learners.kgcoop import KgCoOp
+from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
 from cma_tune.learners.saving import from_pretrained, save_prompt
+from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.zero_shot import ZeroShot
 
 __all__ = [
     "CoCoOp",
     "CoOp",
+    "CrossModalProbe",
     "KgCoOp",
     "Learner",
+    "LinearProbe",
     "PromptOutput",
     "Support",
+    "TextLinearProbe",
+    "TipAdapter",
+    "TipAdapterF",
     "ZeroShot",
     "from_pretrained",
     "save_prompt",

@@ -153,3 +153,20 @@ class Learner(nn.Module):
             dtype = torch.promote_types(torch.promote_types(image_features.dtype, text.dtype), torch.float32)
             image, text = image_features.to(dtype), text.to(dtype)
             return PromptOutput(self.logits(image, text), image, text)
+
+
+class OwnClasses(Learner):
+    """Base of methods whose parameters belong to the classes they were learned on."""
+
+    def for_classes(self, class_names: Sequence[str]) -> Learner:
+        """This learner for its own names in their order.
+
+        Raises:
+            UserError: the names are others.
+        """
+        if tuple(class_names) != self.class_names:
+            raise UserError(
+                f"Expected the class names that '{self.name}' was learned on, got others; its parameters "
+                "belong to those classes, so learn anew, or use a method that learns a context."
+            )
+        return self

@@ -13,7 +13,7 @@ from cma_tune.learners.coop import ContextOptions, PlainContextLearner
 
 
 class KgCoOp(PlainContextLearner):
-    """CoOp with w · 1/C Σ_c ‖t_c − t̂_c‖² beside cross-entropy (KgCoOp, eq. 3 and 4).
+    """CoOp with w · 1/C Σ_c ‖t_c − t̂_c‖² beside cross-entropy (KgCoOp, sec. 3).
 
     t_c are the learned prompts' text features and t̂_c those of the hand-written ones, all of unit length.
     With the CMA loss the objective is (1−λ)·(CE + w·…) + λ·CMA.

@@ -19,10 +19,17 @@ from cma_tune.learners.base import Learner
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.kgcoop import KgCoOp
+from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
-LEARNERS: dict[str, type[Learner]] = {learner.name: learner for learner in (CoOp, CoCoOp, KgCoOp)}
+_KINDS: tuple[type[Learner], ...] = (
+    *(CoOp, CoCoOp, KgCoOp),
+    *(LinearProbe, TextLinearProbe, CrossModalProbe),
+    *(TipAdapter, TipAdapterF),
+)
+LEARNERS = {learner.name: learner for learner in _KINDS}
 
 log = logging.getLogger(__name__)
 

@@ -141,7 +141,7 @@ def read_config(path: Path) -> GridConfig:
     """
     content: dict[str, Any] = read_json(path, "the config of a grid")
     hints: dict[str, Any] = get_type_hints(GridConfig)
-    nested = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    nested: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     return GridConfig(**{**content, **{name: kind(**content[name]) for name, kind in nested.items()}})
 
 

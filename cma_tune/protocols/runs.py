@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from cma_tune.build import Setup, recipe
-from cma_tune.config import FewShotConfig, Run, entries, expand
+from cma_tune.config import FewShotConfig, Run, entries, expand, searched
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.learners import Learner
 from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
-from cma_tune.protocols.selection import check_choices, choices, select_weights
+from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
-from cma_tune.train import Checkpointing, Evaluation, NonFiniteLossError, evaluate, fit
+from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossError, evaluate, fit
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -44,6 +44,8 @@ def each_run(
     for run in runs:
         assert isinstance(run.config, FewShotConfig)
         setup.picks(run.config)
+        if flag := searched(run.config):
+            check_validation(setup, run.config, flag, "give the values")
         finished(run, setup)
     chosen = choices(runs) if config.select_weight else []
     check_choices(chosen, setup)
@@ -103,8 +105,10 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
     started = time.perf_counter()
     if config.tracker is not None:
         start_trackers(setup.accelerator, folder, entries(config))
-    description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
-    report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
+    label = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
+    report = FitReport(0)
+    if any(parameter.requires_grad for parameter in learner.parameters()):
+        report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, label)
     finish_trackers(setup.accelerator)
     training = {
         "setting": "inductive",  # no test image takes part, not even without its label
@@ -116,6 +120,8 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
         "mixed_precision": setup.precision,
         "train_images": len(split.train),
     }
+    if searched(config):
+        training["chosen"] = {"on": ON, **learner.choose(*setup.validation_features(split.val))}
     return learner, training
 
 

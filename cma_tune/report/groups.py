@@ -20,6 +20,11 @@ LEARNERS = {
     "coop": "CoOp",
     "cocoop": "CoCoOp",
     "kgcoop": "KgCoOp",
+    "linear_probe": "Linear probe",
+    "linear_probe_text": "Linear probe from text",
+    "cross_modal_probe": "Cross-modal probe",
+    "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F",
 }
 """Methods as the literature writes them, in the order of the tables."""
 
