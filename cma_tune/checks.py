@@ -131,6 +131,7 @@ def _check_method(config: FewShotConfig) -> None:
     _not_negative("kgcoop.weight", config.kgcoop.weight)
     _not_negative("tip.alpha", config.tip.alpha)
     _above_zero("tip.beta", config.tip.beta)
+    _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
 
 
 def check_companion(config: SupervisedConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Optional, Union
 
 from cma_tune.method_options import (
     BLOCKS,
+    ClipAdapterConfig,
     ContextConfig,
     KgCoOpConfig,
     LearnerName,
@@ -122,6 +123,7 @@ class FewShotConfig(ZeroShotConfig):
         context: the learned context.
         kgcoop: options of KgCoOp.
         tip: options of Tip-Adapter.
+        clip_adapter: options of CLIP-Adapter.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
@@ -145,6 +147,7 @@ class FewShotConfig(ZeroShotConfig):
     context: ContextConfig = field(default_factory=ContextConfig)
     kgcoop: KgCoOpConfig = field(default_factory=KgCoOpConfig)
     tip: TipConfig = field(default_factory=TipConfig)
+    clip_adapter: ClipAdapterConfig = field(default_factory=ClipAdapterConfig)
     shots: list[int] = field(default_factory=lambda: [16])
     seeds: list[int] = field(default_factory=lambda: [1])
     weights: list[Weight] = field(default_factory=lambda: [0.0])

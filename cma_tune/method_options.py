@@ -19,6 +19,7 @@ LearnerName = Literal[
     "cross_modal_probe",
     "tip_adapter",
     "tip_adapter_f",
+    "clip_adapter",
 ]
 """The methods, each the `name` of a learner."""
 
@@ -69,6 +70,17 @@ class TipConfig:
 
 
 @dataclass
+class ClipAdapterConfig:
+    """CLIP-Adapter.
+
+    Attributes:
+        ratio: share of the adapted features in the image features.
+    """
+
+    ratio: float = 0.2
+
+
+@dataclass
 class OptimConfig:
     """Optimiser and schedule; what is left out is the method's own.
 
@@ -112,6 +124,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         **{"optimizer": "adamw", "epochs": 20, "batch_size": 256},
         **{"lr": 0.001, "warmup_lr": 0.001, "weight_decay": 0.01},
     },
+    # Batch and learning rate are the paper's (sec. 4.1); it names no optimiser.
+    "clip_adapter": {"optimizer": "adam", "lr": 1e-5, "weight_decay": 0.0},
 }
 """The methods whose optimiser is not CoOp's: what differs."""
 
@@ -124,6 +138,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "cross_modal_probe": (),
     "tip_adapter": ("tip",),
     "tip_adapter_f": ("tip",),
+    "clip_adapter": ("clip_adapter",),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from cma_tune.clip.backbone import Backbone
 from cma_tune.config import FewShotConfig
 from cma_tune.learners import (
+    ClipAdapter,
     CoCoOp,
     CoOp,
     CrossModalProbe,
@@ -100,6 +101,11 @@ def _tip_adapter(config: FewShotConfig, given: Given, kind: type[TipAdapter] = T
     return kind(given.backbone, given.class_names, given.hand_prompts, support, *ratios)
 
 
+def _clip_adapter(config: FewShotConfig, given: Given) -> Learner:
+    ratio = config.clip_adapter.ratio
+    return ClipAdapter(given.backbone, given.class_names, given.templates, ratio, given.seed)
+
+
 MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
@@ -109,4 +115,5 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "cross_modal_probe": _cross_modal_probe,
     "tip_adapter": _tip_adapter,
     "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
+    "clip_adapter": _clip_adapter,
 }

@@ -87,6 +87,7 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/cocoop_vit_b16.yaml",
         "base_to_novel/coop_vit_b16.yaml",
         "base_to_novel/kgcoop_vit_b16.yaml",
+        "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
         "few_shot/coop_rn50.yaml",
         "few_shot/cross_modal_probe_rn50.yaml",

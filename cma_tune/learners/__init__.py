@@ -1,6 +1,7 @@
 """Methods that adapt a frozen backbone, one a file."""
 
 from cma_tune.learners.base import Learner, PromptOutput, Support
+from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import CoOp
 from cma_tune.learners.kgcoop import KgCoOp
@@ -10,6 +11,7 @@ from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.zero_shot import ZeroShot
 
 __all__ = [
+    "ClipAdapter",
     "CoCoOp",
     "CoOp",
     "CrossModalProbe",

@@ -16,6 +16,7 @@ from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_atomically, write_json
 from cma_tune.learners.base import Learner
+from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.kgcoop import KgCoOp
@@ -27,7 +28,7 @@ BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocess
 _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp),
     *(LinearProbe, TextLinearProbe, CrossModalProbe),
-    *(TipAdapter, TipAdapterF),
+    *(TipAdapter, TipAdapterF, ClipAdapter),
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}
 

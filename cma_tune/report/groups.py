@@ -25,6 +25,7 @@ LEARNERS = {
     "cross_modal_probe": "Cross-modal probe",
     "tip_adapter": "Tip-Adapter",
     "tip_adapter_f": "Tip-Adapter-F",
+    "clip_adapter": "CLIP-Adapter",
 }
 """Methods as the literature writes them, in the order of the tables."""
 
