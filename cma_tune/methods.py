@@ -18,6 +18,7 @@ from cma_tune.learners import (
     KgCoOp,
     Learner,
     LinearProbe,
+    ProGrad,
     Support,
     TextLinearProbe,
     TipAdapter,
@@ -81,6 +82,12 @@ def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
     )
 
 
+def _prograd(config: FewShotConfig, given: Given) -> Learner:
+    return ProGrad(
+        given.backbone, given.class_names, _context(config), given.seed, anchors=given.hand_prompts
+    )
+
+
 def _linear_probe(config: FewShotConfig, given: Given) -> Learner:
     return LinearProbe(given.backbone, given.class_names)
 
@@ -110,6 +117,7 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
     "kgcoop": _kgcoop,
+    "prograd": _prograd,
     "linear_probe": _linear_probe,
     "linear_probe_text": _linear_probe_text,
     "cross_modal_probe": _cross_modal_probe,

@@ -87,6 +87,7 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/cocoop_vit_b16.yaml",
         "base_to_novel/coop_vit_b16.yaml",
         "base_to_novel/kgcoop_vit_b16.yaml",
+        "base_to_novel/prograd_vit_b16.yaml",
         "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
         "few_shot/coop_rn50.yaml",
@@ -94,6 +95,7 @@ def test_these_are_the_configs() -> None:
         "few_shot/kgcoop_rn50.yaml",
         "few_shot/linear_probe_rn50.yaml",
         "few_shot/linear_probe_text_rn50.yaml",
+        "few_shot/prograd_rn50.yaml",
         "few_shot/tip_adapter_f_rn50.yaml",
         "few_shot/tip_adapter_rn50.yaml",
         "quickstart.yaml",
@@ -102,7 +104,7 @@ def test_these_are_the_configs() -> None:
 
 
 NAMED = [str(file.relative_to(CONFIGS)) for file in FILES if file.parent != CONFIGS]
-LIKE_COOP = ("cma", "cocoop", "coop", "kgcoop")
+LIKE_COOP = ("cma", "cocoop", "coop", "kgcoop", "prograd")
 """Methods with CoOp's optimiser."""
 
 

@@ -69,7 +69,7 @@ def test_the_logits_are_those_of_the_formula(kind: type[TipAdapter]) -> None:
 def entropy_of_present(stored: Tensor, weight: float, own: Tensor) -> Tensor:
     """The reference's groups have unit rows; a class without a key has a zero row, which has no direction."""
     text = prototypes(stored)
-    keyed = len(CLASS_NAMES) - 1 != LABELS
+    keyed = torch.ne(LABELS, len(CLASS_NAMES) - 1)
     assert not keyed.all()
     if weight == 0:
         return own

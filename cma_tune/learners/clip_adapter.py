@@ -20,8 +20,8 @@ class ClipAdapter(Learner):
     """Image features α·A(f) + (1−α)·f at unit length, with A(f) = ReLU(f·W₁)·W₂ (CLIP-Adapter, sec. 3.2).
 
     The text side stays that of the hand-written prompts: the adapter on the images alone is the paper's best
-    form. The authors' code has a second ReLU after W₂, which the paper's formula has not. The CMA loss acts on
-    the adapted image features.
+    form. The authors' code has a second ReLU after W₂, which the paper's formula has not. The CMA loss acts
+    on the adapted image features.
 
     Args:
         backbone: the frozen model.

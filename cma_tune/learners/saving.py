@@ -21,12 +21,13 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
-    *(CoOp, CoCoOp, KgCoOp),
+    *(CoOp, CoCoOp, KgCoOp, ProGrad),
     *(LinearProbe, TextLinearProbe, CrossModalProbe),
     *(TipAdapter, TipAdapterF, ClipAdapter),
 )

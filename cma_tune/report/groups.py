@@ -20,6 +20,7 @@ LEARNERS = {
     "coop": "CoOp",
     "cocoop": "CoCoOp",
     "kgcoop": "KgCoOp",
+    "prograd": "ProGrad",
     "linear_probe": "Linear probe",
     "linear_probe_text": "Linear probe from text",
     "cross_modal_probe": "Cross-modal probe",
