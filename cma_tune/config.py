@@ -198,6 +198,10 @@ def entries(config: object) -> dict[str, Any]:
     return content
 
 
+ONLY = {"optimizer": "sgd", "schedule": "cosine"}
+"""Entries of the optimiser that came later, with what there was before."""
+
+
 def identity_digest(identity: dict[str, Any]) -> str:
     """SHA-256 of what decides a run's result."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -218,9 +222,10 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
         content = {name: value for name, value in entries(self.config).items() if name not in WHERE + HOW}
-        if "optim" in content and content["optim"]["optimizer"] == "sgd":
-            # Once the only one: runs of that time are still the same.
-            content["optim"] = {k: v for k, v in content["optim"].items() if k != "optimizer"}
+        if "optim" in content:
+            # What once was the only way goes without saying: runs of that time are still the same.
+            optim = content["optim"].items()
+            content["optim"] = {name: value for name, value in optim if ONLY.get(name, ...) != value}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:

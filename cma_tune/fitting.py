@@ -33,10 +33,14 @@ def make_optimizer(
     return kinds[kind](groups, lr=lr, weight_decay=weight_decay)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group, times the group's own ``rate``."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
+    """Set the learning rate of every group before step number `step` from 0.
+
+    It is times the group's own ``rate``, and 0 but at each ``every``-th step, where a group says so.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("rate", 1.0)
+        moves = (step + 1) % group.get("every", 1) == 0
+        group["lr"] = rate * group.get("rate", 1.0) if moves else 0.0
 
 
 def backward(

@@ -21,6 +21,7 @@ LearnerName = Literal[
     "tip_adapter",
     "tip_adapter_f",
     "clip_adapter",
+    "lp_plus_plus",
 ]
 """The methods, each the `name` of a learner."""
 
@@ -91,6 +92,7 @@ class OptimConfig:
         batch_size: global, over all processes.
         lr: peak learning rate.
         warmup_lr: learning rate of the first epoch.
+        schedule: a cosine after the warm-up, or lr at every epoch.
         momentum: of SGD.
         weight_decay: of the optimiser.
     """
@@ -100,6 +102,7 @@ class OptimConfig:
     batch_size: Optional[int] = None  # noqa: UP045
     lr: Optional[float] = None  # noqa: UP045
     warmup_lr: Optional[float] = None  # noqa: UP045
+    schedule: Optional[Literal["cosine", "constant"]] = None  # noqa: UP045
     momentum: float = 0.9
     weight_decay: Optional[float] = None  # noqa: UP045
 
@@ -109,6 +112,7 @@ COOP: dict[str, Any] = {
     "batch_size": 32,
     "lr": 0.002,
     "warmup_lr": 1e-5,
+    "schedule": "cosine",
     "weight_decay": 5e-4,
 }
 """CoOp's optimiser, which the other prompt learners share; its epochs depend on the shots."""
@@ -127,6 +131,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     },
     # Batch and learning rate are the paper's (sec. 4.1); it names no optimiser.
     "clip_adapter": {"optimizer": "adam", "lr": 1e-5, "weight_decay": 0.0},
+    # Full batches; lr multiplies the steps that follow from the data.
+    "lp_plus_plus": {
+        **{"epochs": 300, "batch_size": 1_000_000, "lr": 1.0, "warmup_lr": 1.0},
+        **{"schedule": "constant", "weight_decay": 0.0},
+    },
 }
 """The methods whose optimiser is not CoOp's: what differs."""
 
@@ -141,6 +150,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "tip_adapter": ("tip",),
     "tip_adapter_f": ("tip",),
     "clip_adapter": ("clip_adapter",),
+    "lp_plus_plus": (),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 
@@ -150,6 +160,7 @@ OWN_CLASSES: dict[str, str] = {
     "cross_modal_probe": "a row for each class",
     "tip_adapter": "a cache of their images",
     "tip_adapter_f": "a cache of their images",
+    "lp_plus_plus": "a row for each class",
 }
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 

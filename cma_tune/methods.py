@@ -18,6 +18,7 @@ from cma_tune.learners import (
     KgCoOp,
     Learner,
     LinearProbe,
+    LpPlusPlus,
     ProGrad,
     Support,
     TextLinearProbe,
@@ -113,6 +114,10 @@ def _clip_adapter(config: FewShotConfig, given: Given) -> Learner:
     return ClipAdapter(given.backbone, given.class_names, given.templates, ratio, given.seed)
 
 
+def _lp_plus_plus(config: FewShotConfig, given: Given) -> Learner:
+    return LpPlusPlus(given.backbone, given.class_names, given.hand_prompts, given.load_support())
+
+
 MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
@@ -124,4 +129,5 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "tip_adapter": _tip_adapter,
     "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
     "clip_adapter": _clip_adapter,
+    "lp_plus_plus": _lp_plus_plus,
 }

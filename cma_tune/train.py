@@ -44,6 +44,7 @@ class Recipe:
         optimizer: SGD, Adam or AdamW.
         lr: peak learning rate.
         warmup_lr: constant learning rate of the first epoch.
+        schedule: a cosine after the warm-up, or `lr` at every epoch.
         momentum: of SGD.
         weight_decay: of the optimiser.
         cma_weight: λ of (1−λ)·CE + λ·CMA.
@@ -54,6 +55,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.002
     warmup_lr: float = 1e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     cma_weight: float = 0.0
@@ -110,8 +112,11 @@ class FitReport:
 def learning_rate(epoch: int, recipe: Recipe) -> float:
     """The reference's schedule for `epoch` from 0: warm-up, then a cosine that counts from epoch 1.
 
-    One epoch of `warmup_lr`, then lr/2·(1 + cos(π(e−1)/T)) over T epochs, so the last one is not at 0.
+    One epoch of `warmup_lr`, then lr/2·(1 + cos(π(e−1)/T)) over T epochs, so the last one is not at 0. A
+    constant schedule is `lr` throughout.
     """
+    if recipe.schedule == "constant":
+        return recipe.lr
     if epoch == 0:
         return recipe.warmup_lr
     return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (epoch - 1) / recipe.epochs))
@@ -197,9 +202,9 @@ def fit(
     with released(learner, accelerator), progress(total, done, description, accelerator) as bar:
         for epoch in range(position.epoch, recipe.epochs):
             rate = learning_rate(epoch, recipe)
-            set_rate(optimizer, rate)
             sums = dict(position.sums)
             for step, batch in enumerate(_batches(data, position, accelerator), start=position.step):
+                set_rate(optimizer, rate, epoch * per_epoch + step)
                 output = model(batch.image_features)
                 processes, regulariser = accelerator.num_processes, learner.regulariser(output)
                 terms = loss_terms(output, batch, penalty, recipe.cma_weight, processes, regulariser)

@@ -6,6 +6,7 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import CoOp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.saving import from_pretrained, save_prompt
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
@@ -19,6 +20,7 @@ __all__ = [
     "KgCoOp",
     "Learner",
     "LinearProbe",
+    "LpPlusPlus",
     "ProGrad",
     "PromptOutput",
     "Support",

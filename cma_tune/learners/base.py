@@ -103,7 +103,7 @@ class Learner(nn.Module):
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The parameters as an optimiser takes them; ``rate`` multiplies the learning rate of a group."""
+        """The parameters as an optimiser takes them; :func:`cma_tune.fitting.set_rate` knows more entries."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def choose(self, image_features: Tensor, labels: Tensor) -> dict[str, float]:

@@ -21,6 +21,7 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
@@ -28,7 +29,7 @@ WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp, ProGrad),
-    *(LinearProbe, TextLinearProbe, CrossModalProbe),
+    *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
     *(TipAdapter, TipAdapterF, ClipAdapter),
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}

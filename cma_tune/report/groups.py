@@ -27,6 +27,7 @@ LEARNERS = {
     "tip_adapter": "Tip-Adapter",
     "tip_adapter_f": "Tip-Adapter-F",
     "clip_adapter": "CLIP-Adapter",
+    "lp_plus_plus": "LP++",
 }
 """Methods as the literature writes them, in the order of the tables."""
 
