@@ -129,6 +129,9 @@ def _check_method(config: FewShotConfig) -> None:
             "a loss can't change it."
         )
     _not_negative("kgcoop.weight", config.kgcoop.weight)
+    _not_negative("tcp.weight", config.tcp.weight)
+    if config.tcp.layer is not None:
+        _at_least("tcp.layer", config.tcp.layer, 1)
     _not_negative("tip.alpha", config.tip.alpha)
     _above_zero("tip.beta", config.tip.beta)
     _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)

@@ -15,6 +15,7 @@ from cma_tune.method_options import (
     KgCoOpConfig,
     LearnerName,
     OptimConfig,
+    TcpConfig,
     TipConfig,
     default_optimizer,
     unused_blocks,
@@ -122,6 +123,7 @@ class FewShotConfig(ZeroShotConfig):
         learner: the method, such as coop; the README has a table of them.
         context: the learned context.
         kgcoop: options of KgCoOp.
+        tcp: options of TCP.
         tip: options of Tip-Adapter.
         clip_adapter: options of CLIP-Adapter.
         shots: training images per class.
@@ -146,6 +148,7 @@ class FewShotConfig(ZeroShotConfig):
     learner: LearnerName = "coop"
     context: ContextConfig = field(default_factory=ContextConfig)
     kgcoop: KgCoOpConfig = field(default_factory=KgCoOpConfig)
+    tcp: TcpConfig = field(default_factory=TcpConfig)
     tip: TipConfig = field(default_factory=TipConfig)
     clip_adapter: ClipAdapterConfig = field(default_factory=ClipAdapterConfig)
     shots: list[int] = field(default_factory=lambda: [16])

@@ -15,6 +15,7 @@ LearnerName = Literal[
     "cocoop",
     "kgcoop",
     "prograd",
+    "tcp",
     "linear_probe",
     "linear_probe_text",
     "cross_modal_probe",
@@ -53,6 +54,20 @@ class KgCoOpConfig:
         weight: of the squared distance between learned and hand-written prompts' text features.
     """
 
+    weight: float = 8.0
+
+
+@dataclass
+class TcpConfig:
+    """TCP.
+
+    Attributes:
+        layer: block of the text tower, from 0, before which the class-aware tokens come in; by default two
+            thirds of the way up, the paper's 8 of 12.
+        weight: of one less the mean cosine of learned and hand-written prompts' text features.
+    """
+
+    layer: Optional[int] = None  # noqa: UP045
     weight: float = 8.0
 
 
@@ -121,6 +136,7 @@ PROBE: dict[str, Any] = {"optimizer": "adamw", "batch_size": 8, "lr": 0.001, "we
 """Out of the values that Lin et al. 2023 choose among on validation images."""
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "tcp": {"optimizer": "adam", "epochs": 50},
     "linear_probe": PROBE,
     "linear_probe_text": PROBE,
     "cross_modal_probe": PROBE,
@@ -144,6 +160,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "cocoop": ("context",),
     "kgcoop": ("context", "kgcoop"),
     "prograd": ("context",),
+    "tcp": ("context", "tcp"),
     "linear_probe": (),
     "linear_probe_text": (),
     "cross_modal_probe": (),

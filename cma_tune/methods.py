@@ -21,6 +21,7 @@ from cma_tune.learners import (
     LpPlusPlus,
     ProGrad,
     Support,
+    Tcp,
     TextLinearProbe,
     TipAdapter,
     TipAdapterF,
@@ -89,6 +90,18 @@ def _prograd(config: FewShotConfig, given: Given) -> Learner:
     )
 
 
+def _tcp(config: FewShotConfig, given: Given) -> Learner:
+    return Tcp(
+        given.backbone,
+        given.class_names,
+        given.templates,
+        _context(config),
+        given.seed,
+        layer=config.tcp.layer,
+        weight=config.tcp.weight,
+    )
+
+
 def _linear_probe(config: FewShotConfig, given: Given) -> Learner:
     return LinearProbe(given.backbone, given.class_names)
 
@@ -123,6 +136,7 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "cocoop": _cocoop,
     "kgcoop": _kgcoop,
     "prograd": _prograd,
+    "tcp": _tcp,
     "linear_probe": _linear_probe,
     "linear_probe_text": _linear_probe_text,
     "cross_modal_probe": _cross_modal_probe,

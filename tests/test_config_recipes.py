@@ -88,6 +88,7 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/coop_vit_b16.yaml",
         "base_to_novel/kgcoop_vit_b16.yaml",
         "base_to_novel/prograd_vit_b16.yaml",
+        "base_to_novel/tcp_vit_b16.yaml",
         "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
         "few_shot/coop_rn50.yaml",
@@ -97,6 +98,7 @@ def test_these_are_the_configs() -> None:
         "few_shot/linear_probe_text_rn50.yaml",
         "few_shot/lp_plus_plus_rn50.yaml",
         "few_shot/prograd_rn50.yaml",
+        "few_shot/tcp_vit_b16.yaml",
         "few_shot/tip_adapter_f_rn50.yaml",
         "few_shot/tip_adapter_rn50.yaml",
         "quickstart.yaml",
@@ -119,7 +121,7 @@ def test_recipes_and_defaults_of_the_other_methods_agree(name: str) -> None:
     config = load(name)
     assert config.learner == method_of(name) and config.weights == [0.0] and config.seeds == [1, 2, 3]
     assert config.backbone == ("RN50-quickgelu" if "rn50" in name else "ViT-B-16-quickgelu")
-    assert config.pretrained == "openai" and config.shots == ([16] if "b16" in name else list(SHOTS))
+    assert config.pretrained == "openai" and config.shots == ([16] if "novel" in name else list(SHOTS))
     written = yaml.safe_load((CONFIGS / name).read_text())
     # What the method is beside data and schedule stands in the file, and is the default too.
     plain = FewShotConfig(learner=config.learner)

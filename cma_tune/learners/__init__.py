@@ -9,6 +9,7 @@ from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLin
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.saving import from_pretrained, save_prompt
+from cma_tune.learners.tcp import Tcp
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.zero_shot import ZeroShot
 
@@ -24,6 +25,7 @@ __all__ = [
     "ProGrad",
     "PromptOutput",
     "Support",
+    "Tcp",
     "TextLinearProbe",
     "TipAdapter",
     "TipAdapterF",

@@ -77,10 +77,13 @@ class ContextLearner(Learner):
         context: the learned vectors, ``[M, W]`` or per class ``[C, M, W]``.
         options: with the number of tokens there really are.
         prompts: the classes' prompts, which encode contexts.
+        class_aware: the tokens at the context's places differ between classes, whatever is learned.
 
     Raises:
         UserError: a prompt is too long for the text tower, naming the class; or `context` does not fit.
     """
+
+    class_aware = False
 
     def __init__(
         self,
@@ -99,7 +102,14 @@ class ContextLearner(Learner):
         self.context = context
         self.options = options = replace(options, tokens=context.shape[-2])
         layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
-        self.prompts = ContextPrompts(backbone, layout, options.per_class)
+        self.prompts = ContextPrompts(backbone, layout, options.per_class or self.class_aware)
+
+    def _check_shared(self) -> None:
+        if self.options.per_class:
+            raise UserError(
+                "Expected a shared context to put on other class names, got class-specific contexts, "
+                "which belong to the classes they were learned on; learn with --context.per_class false."
+            )
 
     def describe(self) -> dict[str, Any]:
         """The context's form and shape."""
@@ -120,7 +130,8 @@ class ContextLearner(Learner):
         if found != shape:
             raise UserError(f"Expected context vectors of shape {shape} beside the card, got {found}.")
         context = nn.Parameter(weights["context"].to(backbone.device))
-        return cls(backbone, class_names, ContextOptions(**options), context=context, **cls._more(card))
+        more = cls._more(card)
+        return cls(backbone, class_names, options=ContextOptions(**options), context=context, **more)
 
     @classmethod
     def _more(cls, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,11 +152,7 @@ class PlainContextLearner(ContextLearner):
         Raises:
             UserError: the context is class-specific.
         """
-        if self.options.per_class:
-            raise UserError(
-                "Expected a shared context to put on other class names, got class-specific contexts, "
-                "which belong to the classes they were learned on; learn with --context.per_class false."
-            )
+        self._check_shared()
         return type(self)(self.backbone, class_names, self.options, context=self.context)
 
 

@@ -23,12 +23,13 @@ from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
+from cma_tune.learners.tcp import Tcp
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
-    *(CoOp, CoCoOp, KgCoOp, ProGrad),
+    *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
     *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
     *(TipAdapter, TipAdapterF, ClipAdapter),
 )

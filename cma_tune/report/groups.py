@@ -21,6 +21,7 @@ LEARNERS = {
     "cocoop": "CoCoOp",
     "kgcoop": "KgCoOp",
     "prograd": "ProGrad",
+    "tcp": "TCP",
     "linear_probe": "Linear probe",
     "linear_probe_text": "Linear probe from text",
     "cross_modal_probe": "Cross-modal probe",
