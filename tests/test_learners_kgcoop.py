@@ -62,6 +62,7 @@ def test_files_give_it_back_and_other_classes_take_it(tmp_path: Path) -> None:
     again = check_files(learner(3.0), tmp_path)
     assert isinstance(again, KgCoOp) and again.weight == 3.0
     other = again.for_classes(["forest", "cat"])
+    assert other.describe() == again.describe()
     torch.testing.assert_close(other.text_features()[1], again.text_features()[0], rtol=0, atol=1e-6)
 
 

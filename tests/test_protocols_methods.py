@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,19 +11,30 @@ from typing import Any, get_args
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import backbone, base_to_novel_config, few_shot_config
+from tiny_runs import backbone, base_to_novel_config, cpu, few_shot_config, random_features
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, OptimConfig, Run, expand
+from cma_tune.data.batches import Batch, StoredBatches
 from cma_tune.errors import UserError
-from cma_tune.learners import TipAdapterF, from_pretrained
+from cma_tune.learners import (
+    Learner,
+    LinearProbe,
+    Support,
+    TipAdapterF,
+    from_pretrained,
+    save_prompt,
+)
+from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.saving import LEARNERS
 from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED, LearnerName, TipConfig
-from cma_tune.methods import MAKERS
+from cma_tune.methods import MAKERS, Given, make_learner
+from cma_tune.predict import class_probabilities, words
 from cma_tune.predictions import FILE
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.report.groups import LEARNERS as NAMES
+from cma_tune.train import Checkpointing, Recipe, fit
 
 OTHERS = [name for name in get_args(LearnerName) if name not in ("coop", "cocoop")]
 """CoOp and CoCoOp have tests of their own."""
@@ -36,7 +49,8 @@ def config(name: str, output: Path, **changes: Any) -> FewShotConfig:
 def test_every_method_is_known_everywhere() -> None:
     names = set(get_args(LearnerName))
     assert names == set(LEARNERS) == set(MAKERS) == set(BLOCKS) == set(NAMES) - {"zero_shot"}
-    assert set(OWN_CLASSES) | set(UNTRAINED) <= names
+    assert {name for name, kind in LEARNERS.items() if issubclass(kind, OwnClasses)} == set(OWN_CLASSES)
+    assert set(UNTRAINED) <= names
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -98,6 +112,60 @@ def test_runs_of_before_there_were_these_methods_are_still_the_same() -> None:
     for name, digest in digests.items():
         before = FewShotConfig(dataset="dtd", learner=name, weights=[0.3], shots=[4])  # type: ignore[arg-type]
         assert expand("few-shot", before)[0].digest() == digest
+
+
+def test_what_does_not_fit_a_saved_method_is_told_before_its_backbone_loads(tmp_path: Path) -> None:
+    names = ("cat", "dog")
+    save_prompt(LinearProbe(backbone(), names), tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    card["backbone"]["name"] = "local-dir:nowhere"
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="class names that 'linear_probe' was learned on, got others"):
+        class_probabilities(["x.png"], tmp_path, ["dog", "cat"])
+    with pytest.raises(UserError, match="Expected a learned context, got a 'linear_probe', which has none"):
+        words(str(tmp_path))
+
+
+class Stopping(StoredBatches):
+    """Batches that end in a kill before the fifth step."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(super().batches(epoch, start), start=start):
+            if epoch * self.steps_per_epoch() + step == 4:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("clip_adapter", Recipe(4, "adam", lr=0.01)),
+        ("linear_probe_text", Recipe(4, "adamw", lr=0.01)),
+        # α moves at every tenth step, which lies behind the kill.
+        ("lp_plus_plus", Recipe(4, lr=0.1, schedule="constant")),
+    ],
+)
+def test_optimisers_and_steps_of_their_own_go_on_where_they_were(
+    name: LearnerName, settings: Recipe, tmp_path: Path
+) -> None:
+    names = ("cat", "red dog", "ship")
+    features, labels = random_features(12, len(names))
+
+    def made() -> Learner:
+        given = Given(backbone(), names, ["a {}."], 3, lambda: Support(features[0], labels))
+        return make_learner(FewShotConfig(learner=name), given)
+
+    whole, stopped, resumed = made(), made(), made()
+    data = (features, labels, 4, 0)
+    fit(whole, StoredBatches(*data), settings, cpu())
+    saved = Checkpointing(tmp_path / "checkpoint.safetensors", "run", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, Stopping(*data), settings, cpu(), saved)
+    fit(resumed, StoredBatches(*data), settings, cpu(), saved)
+    for (key, value), again, start in zip(
+        whole.named_parameters(), resumed.parameters(), made().parameters(), strict=True
+    ):
+        assert torch.equal(value, again) and not torch.equal(value, start), key
 
 
 def test_options_of_other_methods_decide_nothing() -> None:

@@ -164,9 +164,14 @@ class OwnClasses(Learner):
         Raises:
             UserError: the names are others.
         """
-        if tuple(class_names) != self.class_names:
+        self.check_classes(class_names, self.class_names)
+        return self
+
+    @classmethod
+    def check_classes(cls, class_names: Sequence[str], learned_on: Sequence[str]) -> None:
+        """Raise a `UserError` if the names are not those it was learned on."""
+        if tuple(class_names) != tuple(learned_on):
             raise UserError(
-                f"Expected the class names that '{self.name}' was learned on, got others; its parameters "
+                f"Expected the class names that '{cls.name}' was learned on, got others; its parameters "
                 "belong to those classes, so learn anew, or use a method that learns a context."
             )
-        return self

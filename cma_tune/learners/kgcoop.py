@@ -51,6 +51,13 @@ class KgCoOp(PlainContextLearner):
             raise ValueError("Expected the hand-written prompts' features to train KgCoOp, got none.")
         return self.weight * distance_to(self.anchors, output.text_features)
 
+    def for_classes(self, class_names: Sequence[str]) -> KgCoOp:
+        """See `PlainContextLearner.for_classes`."""
+        other = super().for_classes(class_names)
+        assert isinstance(other, KgCoOp)
+        other.weight = self.weight
+        return other
+
     def describe(self) -> dict[str, Any]:
         """The context's form and shape, and w."""
         return {**super().describe(), "options": {"weight": self.weight}}

@@ -159,6 +159,12 @@ def from_pretrained(
     return learner
 
 
+def check_context(card: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if the method of a card learns no context."""
+    if "context" not in card:
+        raise UserError(f"Expected a learned context, got a '{card['learner']}', which has none.")
+
+
 def nearest_words(learner: Learner, count: int = 5) -> list[list[tuple[str, float]]]:
     """For every context token, the vocabulary's words at the smallest Euclidean distance (CoOp, table 4).
 
@@ -174,8 +180,8 @@ def nearest_words(learner: Learner, count: int = 5) -> list[list[tuple[str, floa
     Raises:
         UserError: `count` is below 1, or the method learns no context.
     """
-    if not isinstance(learner, ContextLearner):
-        raise UserError(f"Expected a learned context, got '{learner.name}', which has none; use predict.")
+    check_context({"learner": learner.name, **learner.describe()})
+    assert isinstance(learner, ContextLearner)
     if count < 1:
         raise UserError(f"Expected at least 1 word per context token, got {count}.")
     backbone = learner.backbone

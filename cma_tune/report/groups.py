@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import FewShotConfig, Run
+from cma_tune.config import ONLY, FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import Record
@@ -154,7 +154,9 @@ def _settings(record: Record) -> dict[str, str]:
     if record.shots:
         left_out = left_out | {"prompt"}  # the run that it was learned in is known, and tells more
     content: dict[str, Any] = {name: value for name, value in record.config.items() if name not in left_out}
-    content["optim"] = {k: v for k, v in (record.config.get("optim") or {}).items() if k != "epochs"}
+    optim = (record.config.get("optim") or {}).items()
+    # What once was the only way is in no record of that time.
+    content["optim"] = {k: v for k, v in optim if k != "epochs" and ONLY.get(k, ...) != v}
     if record.training.get("mixed_precision"):
         content["mixed_precision"] = record.training[
             "mixed_precision"
