@@ -51,6 +51,8 @@ def test_every_method_is_known_everywhere() -> None:
     assert names == set(LEARNERS) == set(MAKERS) == set(BLOCKS) == set(NAMES) - {"zero_shot"}
     assert {name for name, kind in LEARNERS.items() if issubclass(kind, OwnClasses)} == set(OWN_CLASSES)
     assert set(UNTRAINED) <= names
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"\n| `{name}` |" not in readme] == []
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -111,11 +111,12 @@ class ContextPrompts:
         rows = []
         for turn in turns:
             here = slice(int(turn[0]), int(turn[-1]) + 1)
-            inputs = [contexts[here], *(None if values is None else values[here] for values in deep)]
+            now = contexts[here]
+            later = [None if values is None else values[here] for values in deep]
             if recompute:  # in the backward pass, so that memory grows with neither classes nor images
-                pieces = [checkpoint(self._encode, part, *inputs, use_reentrant=False) for part in parts]
+                pieces = [checkpoint(self._encode, part, now, *later, use_reentrant=False) for part in parts]
             else:
-                pieces = [self._encode(part, *inputs) for part in parts]
+                pieces = [self._encode(part, now, *later) for part in parts]
             rows.append(torch.cat(pieces, dim=1))
         features = torch.cat(rows)  # [G, C', D]
         if processes > 1:
