@@ -6,7 +6,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
-from cma_tune.config import ContextConfig, FewShotConfig, Precision, Run, ZeroShotConfig
+from cma_tune.config import FewShotConfig, Precision, Run, ZeroShotConfig
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.feature_shards import Space
 from cma_tune.data.features import FeatureStore
@@ -28,30 +29,20 @@ from cma_tune.data.memory import RememberedImages
 from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.data.splits import Item, Split
 from cma_tune.errors import UserError
-from cma_tune.learners import ZeroShot
-from cma_tune.learners.coop import ContextLearner, ContextOptions
+from cma_tune.learners import Learner, Support, ZeroShot
 from cma_tune.learners.saving import LEARNERS
+from cma_tune.methods import Given, make_learner
 from cma_tune.source_options import source_options
 from cma_tune.trackers import check_tracker
 from cma_tune.train import Recipe
 
 
-def context_options(config: ContextConfig) -> ContextOptions:
-    """Form of the learned context."""
-    return ContextOptions(config.tokens, config.position, config.per_class, config.words)
-
-
 def recipe(config: FewShotConfig) -> Recipe:
-    """Recipe of one run; epochs and λ are numbers by then."""
-    optim, weight = config.optim, config.weights[0]
-    assert optim.epochs is not None and not isinstance(weight, str)
+    """Recipe of one run; the optimiser's entries and λ are values by then."""
+    own = {name: value for name, value in asdict(config.optim).items() if name != "batch_size"}
     return Recipe(
-        epochs=optim.epochs,
-        lr=optim.lr,
-        warmup_lr=optim.warmup_lr,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        cma_weight=weight,
+        **own,
+        cma_weight=float(config.weights[0]),
         reduction=config.loss.reduction,
         normalize=config.loss.normalize,
     )
@@ -66,6 +57,10 @@ def text_options(config: FewShotConfig) -> TextOptions:
         split_over_processes=True,
         compile=config.compile,
     )
+
+
+def _augmentation(config: FewShotConfig) -> Augmentation:
+    return Augmentation((config.augment.scale_min, 1.0), config.augment.flip)
 
 
 View = tuple[int, int, Augmentation]
@@ -226,12 +221,12 @@ class Setup:
             )
         accelerator, seed = self.accelerator, config.seeds[0]
         share = Share(accelerator.process_index, accelerator.num_processes)
-        augmentation = Augmentation((config.augment.scale_min, 1.0), config.augment.flip)
+        assert config.optim.batch_size is not None
         if config.train_features == "live":
             return LiveBatches(
                 items,
                 self._remembered(items, config),
-                self._train_transform(augmentation),
+                self._train_transform(_augmentation(config)),
                 self.encode,
                 accelerator.device,
                 config.optim.batch_size,
@@ -239,8 +234,7 @@ class Setup:
                 config.workers,
                 share,
             )
-        views: list[View | None] = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
-        features = torch.stack([self.features(items, "training images", view)[0] for view in views])
+        features = self._views(items, config)
         labels = torch.tensor([item.label for item in items], dtype=torch.long)
         device = accelerator.device
         return StoredBatches(features.to(device), labels.to(device), config.optim.batch_size, seed, share)
@@ -257,13 +251,33 @@ class Setup:
         """The zero-shot learner over these names."""
         return ZeroShot(self.backbone, class_names, self.dataset.templates)
 
-    def learner(self, config: FewShotConfig, class_names: Sequence[str]) -> ContextLearner:
-        """An untrained learner over these names; the global random state is set by the run's seed."""
-        set_seed(config.seeds[0])
+    def learner(self, config: FewShotConfig, class_names: Sequence[str], items: Sequence[Item]) -> Learner:
+        """An untrained learner over these names; the global random state is set by the run's seed.
+
+        Args:
+            config: of one run.
+            class_names: the classes.
+            items: the training images, for methods that are made from their features.
+        """
+        seed = config.seeds[0]
+        set_seed(seed)
         self.backbone.text_options = text_options(config)
-        return LEARNERS[config.learner](
-            self.backbone, class_names, context_options(config.context), seed=config.seeds[0]
-        )
+        templates = self.dataset.templates
+        support = partial(self.support, items, config)
+        return make_learner(config, Given(self.backbone, class_names, templates, seed, support))
+
+    def support(self, items: Sequence[Item], config: FewShotConfig) -> Support:
+        """Features of the training images: means over the stored views, or under the test transform."""
+        features = self._views(items, config).mean(dim=0)
+        labels = torch.tensor([item.label for item in items], dtype=torch.long)
+        device = self.accelerator.device
+        return Support(torch.nn.functional.normalize(features, dim=-1).to(device), labels.to(device))
+
+    def _views(self, items: Sequence[Item], config: FewShotConfig) -> Tensor:
+        """Stored features ``[K, N, D]`` of the training images: their views, or the test transform's one."""
+        seed, augmentation = config.seeds[0], _augmentation(config)
+        views: list[View | None] = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
+        return torch.stack([self.features(items, "training images", view)[0] for view in views])
 
     def say(self, text: str) -> None:
         """Print on the main process."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
+from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED
 
 
 def check(config: ZeroShotConfig) -> None:
@@ -23,6 +24,29 @@ def check(config: ZeroShotConfig) -> None:
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)
+        _check_method(config)
+
+
+def check_transfer(config: FewShotConfig, what: str) -> None:
+    """Check that what is learned can go to other classes.
+
+    Args:
+        config: of the run.
+        what: where they are met: the protocol, in words.
+
+    Raises:
+        UserError: it can't.
+    """
+    if config.learner in OWN_CLASSES:
+        raise UserError(
+            f"Expected a method that can go to other classes for {what}, got {config.learner}, which learns "
+            f"{OWN_CLASSES[config.learner]}; use few-shot, or another --learner."
+        )
+    if "context" in BLOCKS[config.learner] and config.context.per_class:
+        raise UserError(
+            f"Expected a shared context for {what}, got class-specific ones, "
+            "which other classes can't take; set --context.per_class false."
+        )
 
 
 def _check_output(output: str) -> None:
@@ -66,10 +90,6 @@ def _check_sweep(config: FewShotConfig) -> None:
 
 def _check_training(config: FewShotConfig) -> None:
     _at_least("context.tokens", config.context.tokens, 1)
-    if config.context.per_class and config.learner == "cocoop":
-        raise UserError(
-            "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false."
-        )
     _at_least("views", config.views, 0)
     if config.views and config.train_features == "live":
         raise UserError(
@@ -83,17 +103,38 @@ def _check_training(config: FewShotConfig) -> None:
         raise UserError(f"Expected a finite --image_memory of at least 0 GiB, got {config.image_memory}.")
     _at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
-    _at_least("optim.batch_size", optim.batch_size, 1)
-    if optim.epochs is not None:
-        _at_least("optim.epochs", optim.epochs, 1)
-    _above_zero("optim.lr", optim.lr)
+    for name in ("batch_size", "epochs"):
+        if getattr(optim, name) is not None:
+            _at_least(f"optim.{name}", getattr(optim, name), 1)
+    if optim.lr is not None:
+        _above_zero("optim.lr", optim.lr)
     for name in ("warmup_lr", "momentum", "weight_decay"):
-        _not_negative(f"optim.{name}", getattr(optim, name))
+        if getattr(optim, name) is not None:
+            _not_negative(f"optim.{name}", getattr(optim, name))
     if not 0 < config.augment.scale_min <= 1:
         raise UserError(
             f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}."
         )
     _from_0_to_1("augment.flip", config.augment.flip)
+
+
+def _check_method(config: FewShotConfig) -> None:
+    if config.learner == "cocoop" and config.context.per_class:
+        raise UserError(
+            "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false."
+        )
+    if config.learner in UNTRAINED and config.weights != [0]:
+        raise UserError(
+            f"Expected --weights 0 with {config.learner}, which trains nothing, got {config.weights}; "
+            "a loss can't change it."
+        )
+    _not_negative("kgcoop.weight", config.kgcoop.weight)
+    _not_negative("tcp.weight", config.tcp.weight)
+    if config.tcp.layer is not None:
+        _at_least("tcp.layer", config.tcp.layer, 1)
+    _not_negative("tip.alpha", config.tip.alpha)
+    _above_zero("tip.beta", config.tip.beta)
+    _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
 
 
 def check_companion(config: SupervisedConfig) -> None:

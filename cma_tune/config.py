@@ -8,6 +8,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
+from cma_tune.method_options import (
+    BLOCKS,
+    ClipAdapterConfig,
+    ContextConfig,
+    KgCoOpConfig,
+    LearnerName,
+    OptimConfig,
+    TcpConfig,
+    TipConfig,
+    default_optimizer,
+    unused_blocks,
+)
 from cma_tune.recipes import recipe_epochs, recipe_weight
 
 # Optional[…] and Union[…] below: the command line reads these annotations at run time, on Python 3.10 too.
@@ -17,44 +29,6 @@ Weight = Union[float, Literal["recipe"]]  # noqa: UP007
 
 Precision = Literal["no", "fp16", "bf16"]
 """What is computed in; "no" is float32."""
-
-
-@dataclass
-class ContextConfig:
-    """The learned context.
-
-    Attributes:
-        tokens: number of context tokens.
-        position: place of the class name.
-        per_class: one context per class.
-        words: start from these words instead of at random; their number of tokens replaces `tokens`.
-    """
-
-    tokens: int = 16
-    position: Literal["end", "middle", "front"] = "end"
-    per_class: bool = False
-    words: Optional[str] = None  # noqa: UP045
-
-
-@dataclass
-class OptimConfig:
-    """Optimiser and schedule.
-
-    Attributes:
-        epochs: passes over the few-shot images; by default CoOp's number for the shots.
-        batch_size: global, over all processes.
-        lr: peak learning rate of SGD.
-        warmup_lr: learning rate of the first epoch.
-        momentum: of SGD.
-        weight_decay: of SGD.
-    """
-
-    epochs: Optional[int] = None  # noqa: UP045
-    batch_size: int = 32
-    lr: float = 0.002
-    warmup_lr: float = 1e-5
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
 
 
 @dataclass
@@ -146,8 +120,12 @@ class FewShotConfig(ZeroShotConfig):
     """Few-shot adaptation: every combination of shots, seeds and λ is one run.
 
     Attributes:
-        learner: the method.
+        learner: the method, such as coop; the README has a table of them.
         context: the learned context.
+        kgcoop: options of KgCoOp.
+        tcp: options of TCP.
+        tip: options of Tip-Adapter.
+        clip_adapter: options of CLIP-Adapter.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
@@ -167,8 +145,12 @@ class FewShotConfig(ZeroShotConfig):
         tracker: accelerate tracker, such as tensorboard.
     """
 
-    learner: Literal["coop", "cocoop"] = "coop"
+    learner: LearnerName = "coop"
     context: ContextConfig = field(default_factory=ContextConfig)
+    kgcoop: KgCoOpConfig = field(default_factory=KgCoOpConfig)
+    tcp: TcpConfig = field(default_factory=TcpConfig)
+    tip: TipConfig = field(default_factory=TipConfig)
+    clip_adapter: ClipAdapterConfig = field(default_factory=ClipAdapterConfig)
     shots: list[int] = field(default_factory=lambda: [16])
     seeds: list[int] = field(default_factory=lambda: [1])
     weights: list[Weight] = field(default_factory=lambda: [0.0])
@@ -205,6 +187,24 @@ HOW = (
 """With WHERE, the entries of a config that don't decide a run's result."""
 
 
+def searched(config: FewShotConfig) -> str | None:
+    """The flag that has a method's own option chosen on the validation images, None where none has."""
+    return "--tip.search" if config.tip.search and "tip" in BLOCKS[config.learner] else None
+
+
+def entries(config: object) -> dict[str, Any]:
+    """A config as JSON, without the options of other methods than its own."""
+    content: dict[str, Any] = asdict(config)  # type: ignore[call-overload]
+    if isinstance(config, FewShotConfig):
+        unused = unused_blocks(config.learner)
+        content = {name: value for name, value in content.items() if name not in unused}
+    return content
+
+
+ONLY = {"optimizer": "sgd", "schedule": "cosine"}
+"""Entries of the optimiser that came later, with what there was before."""
+
+
 def identity_digest(identity: dict[str, Any]) -> str:
     """SHA-256 of what decides a run's result."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -224,7 +224,11 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
-        content = {name: value for name, value in asdict(self.config).items() if name not in WHERE + HOW}
+        content = {name: value for name, value in entries(self.config).items() if name not in WHERE + HOW}
+        if "optim" in content:
+            # What once was the only way goes without saying: runs of that time are still the same.
+            optim = content["optim"].items()
+            content["optim"] = {name: value for name, value in optim if ONLY.get(name, ...) != value}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:
@@ -260,6 +264,13 @@ def slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip("_") or "_"
 
 
+def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
+    """The optimiser with the method's own values where the config has none."""
+    own = {"epochs": recipe_epochs(config.dataset, shots), **default_optimizer(config.learner)}
+    given = {name: value for name, value in asdict(config.optim).items() if value is not None}
+    return OptimConfig(**{**own, **given})
+
+
 def expand(protocol: str, config: FewShotConfig) -> list[Run]:
     """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
 
@@ -271,14 +282,13 @@ def expand(protocol: str, config: FewShotConfig) -> list[Run]:
         for weight in config.weights:
             number = recipe_weight(config.dataset, shots) if isinstance(weight, str) else float(weight)
             for seed in config.seeds:
-                epochs = config.optim.epochs or recipe_epochs(config.dataset, shots)
                 one = replace(
                     config,
                     shots=[shots],
                     seeds=[seed],
                     weights=[number],
                     select_weight=False,
-                    optim=replace(config.optim, epochs=epochs),
+                    optim=resolved_optim(config, shots),
                 )
                 run = Run(protocol, one)
                 runs[run.digest()] = run  # a number and "recipe" may mean the same λ

@@ -1,11 +1,11 @@
-"""What training loops share: scaler, clean-up, sums over processes, progress, the check for a finite loss."""
+"""What training loops share: optimiser, gradients, scaler, clean-up, sums over processes, progress."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,62 @@ from cma_tune.errors import UserError
 
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; the message names epoch and step."""
+
+
+def make_optimizer(
+    kind: Literal["sgd", "adam", "adamw"],
+    groups: list[dict[str, Any]],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """An optimiser over parameter groups; `momentum` is SGD's."""
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[kind](groups, lr=lr, weight_decay=weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
+    """Set the learning rate of every group before step number `step` from 0.
+
+    It is times the group's own ``rate``, and 0 but at each ``every``-th step, where a group says so.
+    """
+    for group in optimizer.param_groups:
+        moves = (step + 1) % group.get("every", 1) == 0
+        group["lr"] = rate * group.get("rate", 1.0) if moves else 0.0
+
+
+def backward(
+    loss: Tensor, guide: Tensor | None, parameters: Sequence[nn.Parameter], accelerator: Accelerator
+) -> None:
+    """Gradients of `loss` into the parameters; with a guide, without the part that opposes its gradient.
+
+    Args:
+        loss: scalar whose mean over processes is the batch's.
+        guide: another such scalar over the same graph, if any.
+        parameters: those that are trained.
+        accelerator: the processes.
+    """
+    if guide is None:
+        accelerator.backward(loss)
+        return
+    # The loss's scale too, so that neither underflows in fp16; the projection does not depend on it.
+    scaled = accelerator.scaler.scale(guide) if accelerator.scaler is not None else guide
+    own = torch.autograd.grad(scaled, parameters, retain_graph=True)
+    accelerator.backward(loss)
+    for parameter, gradient in zip(parameters, own, strict=True):
+        assert parameter.grad is not None
+        guiding = accelerator.reduce(gradient, reduction="mean")
+        parameter.grad.copy_(project_gradient(parameter.grad, guiding))
+
+
+def project_gradient(gradient: Tensor, guide: Tensor) -> Tensor:
+    """g, or g − (g·h/‖h‖²)·h where g·h < 0: without what opposes the guide's gradient h (ProGrad, sec. 3)."""
+    product = (gradient * guide).sum()
+    # Not finite gradients stay so: fp16's scaler has to see them.
+    share = torch.where(product < 0, product / guide.square().sum(), product * 0)
+    return gradient - share * guide
 
 
 def fresh_scaler(accelerator: Accelerator) -> None:

@@ -13,7 +13,8 @@ from cma_tune.data.labels import read_class_names
 from cma_tune.data.sources import FileImages
 from cma_tune.data.splits import Item
 from cma_tune.errors import UserError
-from cma_tune.learners.saving import from_pretrained, nearest_words, read_card
+from cma_tune.learners.base import OwnClasses
+from cma_tune.learners.saving import LEARNERS, check_context, from_pretrained, nearest_words, read_card
 
 
 def class_probabilities(
@@ -31,11 +32,14 @@ def class_probabilities(
 
     Raises:
         UserError: the prompt or an image can't be read, there is no image, a class name is given twice, or
-            the context belongs to its own classes.
+            what was learned belongs to its own classes.
     """
-    read_card(prompt)
+    card = read_card(prompt)
     if class_names is not None:
         _check_distinct(class_names)
+        kind = LEARNERS[card["learner"]]
+        if issubclass(kind, OwnClasses):
+            kind.check_classes(class_names, card["class_names"])
     if not images:
         raise UserError("Expected at least one image, got none.")
     for image in images:
@@ -98,5 +102,6 @@ def words(prompt: str, count: int = 5) -> None:
 def _word_lines(prompt: str, count: int) -> Iterator[str]:
     if count < 1:
         raise UserError(f"Expected --count of at least 1, got {count}.")
+    check_context(read_card(prompt))
     for number, nearest in enumerate(nearest_words(from_pretrained(prompt), count), start=1):
         yield f"{number:3}  " + "  ".join(f"{word} {distance:.4f}" for word, distance in nearest)

@@ -18,14 +18,17 @@ from cma_tune.data.batches import Batch, Share, TrainBatches
 from cma_tune.errors import UserError
 from cma_tune.fitting import NonFiniteLossError as NonFiniteLossError
 from cma_tune.fitting import (
+    backward,
     fresh_scaler,
     gather_in_order,
+    make_optimizer,
     over_processes,
     progress,
     released,
+    set_rate,
     stop_if_not_finite,
 )
-from cma_tune.learners.base import Learner, PromptOutput
+from cma_tune.learners.base import Learner, PromptOutput, cosines
 from cma_tune.losses import CMALoss, cma_objective
 from cma_tune.metrics import accuracy, per_class_accuracy
 
@@ -38,16 +41,21 @@ class Recipe:
 
     Attributes:
         epochs: passes over the few-shot images.
-        lr: peak learning rate of SGD.
+        optimizer: SGD, Adam or AdamW.
+        lr: peak learning rate.
         warmup_lr: constant learning rate of the first epoch.
-        momentum, weight_decay: of SGD.
+        schedule: a cosine after the warm-up, or `lr` at every epoch.
+        momentum: of SGD.
+        weight_decay: of the optimiser.
         cma_weight: λ of (1−λ)·CE + λ·CMA.
         reduction, normalize: form of the CMA loss, see `CMALoss`.
     """
 
     epochs: int
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.002
     warmup_lr: float = 1e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     cma_weight: float = 0.0
@@ -104,17 +112,27 @@ class FitReport:
 def learning_rate(epoch: int, recipe: Recipe) -> float:
     """The reference's schedule for `epoch` from 0: warm-up, then a cosine that counts from epoch 1.
 
-    One epoch of `warmup_lr`, then lr/2·(1 + cos(π(e−1)/T)) over T epochs, so the last one is not at 0.
+    One epoch of `warmup_lr`, then lr/2·(1 + cos(π(e−1)/T)) over T epochs, so the last one is not at 0. A
+    constant schedule is `lr` throughout.
     """
+    if recipe.schedule == "constant":
+        return recipe.lr
     if epoch == 0:
         return recipe.warmup_lr
     return 0.5 * recipe.lr * (1.0 + math.cos(math.pi * (epoch - 1) / recipe.epochs))
 
 
 def loss_terms(
-    output: PromptOutput, batch: Batch, penalty: CMALoss, weight: float, processes: int
+    output: PromptOutput,
+    batch: Batch,
+    penalty: CMALoss,
+    weight: float,
+    processes: int,
+    regulariser: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Cross-entropy, penalty and objective of one batch, scalars whose mean over processes is the batch's.
+    """Terms and objective of one batch, scalars whose mean over processes is the batch's.
+
+    The objective is (1−λ)·(CE + the method's own regulariser) + λ·CMA.
 
     The gradients of DistributedDataParallel are means over processes, so the cross-entropy of this process's
     share is scaled such that its mean over processes is the mean over the whole batch. The penalty is that
@@ -126,13 +144,17 @@ def loss_terms(
         penalty: the CMA loss, gathering across processes if there are several.
         weight: λ.
         processes: how many share the batch.
+        regulariser: of the method, the same on every process, weighed already.
     """
     summed = torch.nn.functional.cross_entropy(output.logits, batch.labels, reduction="sum")
     cross_entropy = summed * (processes / batch.size)
-    if weight == 0:  # CoOp, step for step: the penalty is not even computed
-        return {"loss": cross_entropy, "cross_entropy": cross_entropy}
+    terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
+    if regulariser is not None:
+        terms |= {"loss": cross_entropy + regulariser, "regulariser": regulariser}
+    if weight == 0:  # the method itself, step for step: the penalty is not even computed
+        return terms
     cma = penalty(output.image_features, output.text_features, batch.labels)
-    return {"loss": cma_objective(cross_entropy, cma, weight), "cross_entropy": cross_entropy, "cma": cma}
+    return {**terms, "loss": cma_objective(terms["loss"], cma, weight), "cma": cma}
 
 
 def fit(
@@ -157,9 +179,9 @@ def fit(
         NonFiniteLossError: the loss is no longer a number; raised on every process, nothing is saved.
         UserError: the checkpoint is another run's, or a training image can't be read.
     """
-    optimizer = torch.optim.SGD(
-        learner.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    groups = learner.parameter_groups()
+    optimizer = make_optimizer(recipe.optimizer, groups, recipe.lr, recipe.momentum, recipe.weight_decay)
+    trained = [parameter for group in groups for parameter in group["params"]]
     fresh_scaler(accelerator)
     position = Position()
     if checkpointing is not None and checkpointing.resume:
@@ -180,14 +202,17 @@ def fit(
     with released(learner, accelerator), progress(total, done, description, accelerator) as bar:
         for epoch in range(position.epoch, recipe.epochs):
             rate = learning_rate(epoch, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             sums = dict(position.sums)
             for step, batch in enumerate(_batches(data, position, accelerator), start=position.step):
+                set_rate(optimizer, rate, epoch * per_epoch + step)
                 output = model(batch.image_features)
-                terms = loss_terms(output, batch, penalty, recipe.cma_weight, accelerator.num_processes)
+                processes, regulariser = accelerator.num_processes, learner.regulariser(output)
+                terms = loss_terms(output, batch, penalty, recipe.cma_weight, processes, regulariser)
+                guide = learner.guide(output)
+                if guide is not None:
+                    guide = guide.sum() * (processes / batch.size)
                 stepper.zero_grad()
-                accelerator.backward(terms["loss"])
+                backward(terms["loss"], guide, trained, accelerator)
                 values = over_processes(terms, accelerator)
                 stop_if_not_finite(values["loss"], f"step {step} of epoch {epoch} (both from 0)")
                 stepper.step()
@@ -236,9 +261,9 @@ def evaluate(
         for chunk in torch.tensor(share.of(range(count)), dtype=torch.long).split(batch_size):
             image, label = features[chunk].to(accelerator.device), labels[chunk].to(accelerator.device)
             output = learner(image, text)
-            cosines = output.logits / learner.backbone.scale
-            own = cosines.gather(1, label[:, None])[:, 0]
-            rows.append(torch.stack([output.logits.argmax(dim=1).to(own), own, cosines.mean(dim=1)], dim=1))
+            similar = cosines(output.image_features, output.text_features)
+            own = similar.gather(1, label[:, None])[:, 0]
+            rows.append(torch.stack([output.logits.argmax(dim=1).to(own), own, similar.mean(dim=1)], dim=1))
     table = gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 3]
     predictions, target = table[:, 0].long(), labels.cpu()
     per_class = per_class_accuracy(predictions, target, classes).tolist()

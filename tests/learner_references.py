@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -56,3 +57,22 @@ def text_by_coop(backbone: Backbone, names: tuple[str, ...], context: Tensor, po
         # The ids of "X … X name." have the end where the placed prompt has it, whatever the order before.
         features.append(own_text_features(backbone, ids, torch.stack(rows)[None])[0])
     return nn.functional.normalize(torch.stack(features), dim=-1)
+
+
+def entropy(rows: Tensor) -> Tensor:
+    """−Σ(λ/n)ln(λ/n) of the rows' Gram matrix, by the definition."""
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    shares = torch.linalg.eigvalsh(unit @ unit.T) / len(rows)
+    kept = shares[shares > 1e-14]
+    return -(kept * kept.log()).sum()
+
+
+def penalty(image: Tensor, text: Tensor, labels: Tensor, release: bool) -> Tensor:
+    """L_CMA class by class; text is ``[C, D]``, or ``[B, C, D]`` conditioned on the image."""
+    values = []
+    for label in sorted(set(labels.tolist())):
+        own = [i for i, other in enumerate(labels.tolist()) if other == label]
+        texts = text[label][None] if text.dim() == 2 else text[own, label]
+        rows = torch.cat([image[own], texts])
+        values.append(entropy(rows) / math.log(len(rows)) if release else entropy(rows))
+    return torch.stack(values).mean() if release else torch.stack(values).sum()

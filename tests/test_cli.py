@@ -118,7 +118,7 @@ def test_positional_arguments() -> None:
         (
             "few-shot",
             ["--learner", "cop"],
-            ["one of coop, cocoop for --learner, got 'cop' (did you mean 'coop'?)"],
+            ["one of coop, cocoop, kgcoop, ", " for --learner, got 'cop' (did you mean 'coop'?)"],
         ),
         ("few-shot", ["--weights", "much"], ["Expected a number or recipe for --weights, got 'much'."]),
         ("few-shot", ["--shots", "1,one"], ["Expected a whole number for --shots, got 'one'."]),

@@ -22,6 +22,7 @@ from cma_tune.config import (
     slug,
 )
 from cma_tune.errors import UserError
+from cma_tune.method_options import ClipAdapterConfig, KgCoOpConfig, TcpConfig, TipConfig
 
 NAN = float("nan")
 
@@ -47,6 +48,16 @@ NAN = float("nan")
             {"learner": "cocoop", "context": ContextConfig(per_class=True)},
             "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false.",
         ),
+        (
+            {"learner": "tip_adapter", "weights": [0.5]},
+            "Expected --weights 0 with tip_adapter, which trains nothing, got [0.5]",
+        ),
+        ({"kgcoop": KgCoOpConfig(-1.0)}, "Expected a finite --kgcoop.weight of at least 0, got -1.0."),
+        ({"tcp": TcpConfig(weight=NAN)}, "Expected a finite --tcp.weight of at least 0, got nan."),
+        ({"tcp": TcpConfig(layer=0)}, "Expected --tcp.layer of at least 1, got 0."),
+        ({"tip": TipConfig(alpha=-0.5)}, "Expected a finite --tip.alpha of at least 0, got -0.5."),
+        ({"tip": TipConfig(beta=0.0)}, "Expected a finite --tip.beta above 0, got 0.0."),
+        ({"clip_adapter": ClipAdapterConfig(1.5)}, "Expected --clip_adapter.ratio between 0 and 1, got 1.5."),
         ({"views": -1}, "Expected --views of at least 0, got -1."),
         ({"views": 4}, "Expected --views with --train_features stored, got 4 views of live features"),
         ({"checkpoint_every": -1}, "Expected --checkpoint_every of at least 0, got -1."),
@@ -132,6 +143,8 @@ def test_where_and_how_do_not_decide_what_a_run_is(changes: dict[str, Any]) -> N
         {"templates": ["a {}."]},
         {"mixed_precision": "bf16"},
         {"learner": "cocoop"},
+        {"learner": "tip_adapter_f", "optim": OptimConfig(optimizer="adam")},
+        {"learner": "kgcoop", "kgcoop": KgCoOpConfig(1.0)},
         {"seeds": [2]},
         {"weights": [0.1]},
         {"loss": LossConfig("mean", True)},

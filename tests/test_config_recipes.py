@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from cma_tune.config import (
     BaseToNovelConfig,
     FewShotConfig,
     LossConfig,
+    OptimConfig,
     Run,
     expand,
+    resolved_optim,
 )
 from cma_tune.data.catalog import CATALOG
 from cma_tune.errors import UserError
+from cma_tune.method_options import BLOCKS, UNTRAINED
 from cma_tune.recipes import recipe_epochs, recipe_weight
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -82,14 +86,54 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/cma_vit_b16.yaml",
         "base_to_novel/cocoop_vit_b16.yaml",
         "base_to_novel/coop_vit_b16.yaml",
+        "base_to_novel/kgcoop_vit_b16.yaml",
+        "base_to_novel/prograd_vit_b16.yaml",
+        "base_to_novel/tcp_vit_b16.yaml",
+        "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
         "few_shot/coop_rn50.yaml",
+        "few_shot/cross_modal_probe_rn50.yaml",
+        "few_shot/kgcoop_rn50.yaml",
+        "few_shot/linear_probe_rn50.yaml",
+        "few_shot/linear_probe_text_rn50.yaml",
+        "few_shot/lp_plus_plus_rn50.yaml",
+        "few_shot/prograd_rn50.yaml",
+        "few_shot/tcp_vit_b16.yaml",
+        "few_shot/tip_adapter_f_rn50.yaml",
+        "few_shot/tip_adapter_rn50.yaml",
         "quickstart.yaml",
         "quickstart_shapes.yaml",
     ]
 
 
-@pytest.mark.parametrize("name", [str(f.relative_to(CONFIGS)) for f in FILES if f.parent != CONFIGS])
+NAMED = [str(file.relative_to(CONFIGS)) for file in FILES if file.parent != CONFIGS]
+LIKE_COOP = ("cma", "cocoop", "coop", "kgcoop", "prograd")
+"""Methods with CoOp's optimiser."""
+
+
+def method_of(name: str) -> str:
+    """The method's part of a file's name."""
+    return Path(name).stem.removesuffix("_rn50").removesuffix("_vit_b16")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if method_of(name) not in LIKE_COOP])
+def test_recipes_and_defaults_of_the_other_methods_agree(name: str) -> None:
+    config = load(name)
+    assert config.learner == method_of(name) and config.weights == [0.0] and config.seeds == [1, 2, 3]
+    assert config.backbone == ("RN50-quickgelu" if "rn50" in name else "ViT-B-16-quickgelu")
+    assert config.pretrained == "openai" and config.shots == ([16] if "novel" in name else list(SHOTS))
+    written = yaml.safe_load((CONFIGS / name).read_text())
+    # What the method is beside data and schedule stands in the file, and is the default too.
+    plain = FewShotConfig(learner=config.learner)
+    for block in BLOCKS[config.learner]:
+        assert block == "context" or set(written[block]) == set(vars(getattr(plain, block)))
+        assert block == "context" or getattr(config, block) == getattr(plain, block)
+    if config.learner not in UNTRAINED:
+        assert set(written["optim"]) >= {"optimizer", "batch_size", "lr", "warmup_lr", "weight_decay"}
+        assert resolved_optim(config, 16) == resolved_optim(replace(config, optim=OptimConfig()), 16)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if method_of(name) in LIKE_COOP])
 def test_what_all_references_share(name: str) -> None:
     config = load(name)
     optim = config.optim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import cma_tune.protocols.grid_progress
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.cli import main, parse
+from cma_tune.config import entries, expand
 from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
@@ -242,7 +243,7 @@ def test_a_record_is_that_of_the_protocols_command(tmp_path: Path) -> None:
     record = json.loads(next(tmp_path.rglob("record.json")).read_text())
     assert "protocol" not in record["config"] and "datasets" not in record["config"]
     alone = base_to_novel_config(tmp_path, dataset="digits", shots=[1], optim=OPTIM, mixed_precision="no")
-    assert record["config"] == json.loads(json.dumps(asdict(alone)))
+    assert record["config"] == entries(expand("base-to-novel", alone)[0].config)
 
 
 def test_time_left_is_counted_from_the_first_run_that_ended(

@@ -20,12 +20,13 @@ MAY_IMPORT: dict[str, str] = {
     "processes": "",
     "files": "errors",
     "recipes": "errors",
-    "config": "recipes",
+    "method_options": "",
+    "config": "method_options recipes",
     "options": "config",
     "companion_options": "config",
     "records": "config errors files",
     "predictions": "errors files",
-    "checks": "companion_options config errors",
+    "checks": "companion_options config errors method_options",
     "arguments": "errors",
     "metrics": "",
     "collapse_metric": "metrics",
@@ -39,15 +40,16 @@ MAY_IMPORT: dict[str, str] = {
     "trackers": "errors",
     "accelerators": "config errors",
     "source_options": "config data",
+    "methods": "clip config learners",
     "build": (
-        "accelerators clip config data errors files learners losses metrics processes source_options "
-        "trackers train"
+        "accelerators clip config data errors files learners losses methods metrics processes "
+        "source_options trackers train"
     ),
     "report": "companion_options config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners messages metrics options predictions processes "
-        "recipes records source_options trackers train"
+        "build checks config data errors files learners messages method_options metrics options predictions "
+        "processes recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
@@ -61,8 +63,8 @@ MAY_IMPORT: dict[str, str] = {
 
 TORCH_ALONE = {"losses", "metrics", "processes"}
 STANDARD_LIBRARY_ALONE = {
-    *("arguments", "checks", "companion_options", "config", "errors", "files", "options", "recipes"),
-    "records",
+    *("arguments", "checks", "companion_options", "config", "errors", "files", "method_options", "options"),
+    *("recipes", "records"),
 }
 
 EXCEPTIONS = {

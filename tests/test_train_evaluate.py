@@ -18,7 +18,7 @@ from cma_tune.build import Setup, recipe
 from cma_tune.clip.context_prompts import ContextPrompts
 from cma_tune.config import FewShotConfig, Run, expand
 from cma_tune.data.batches import StoredBatches
-from cma_tune.learners import CoCoOp, ZeroShot
+from cma_tune.learners import CoCoOp, CoOp, ZeroShot
 from cma_tune.learners.base import Learner
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.metrics import class_similarity, modal_similarity
@@ -157,7 +157,8 @@ def test_live_features_give_what_as_many_stored_views_as_epochs_give(tmp_path: P
         config = run_of(few_shot_config(tmp_path, train_features=kind, views=views, weights=[0.3]))
         setup = Setup(replace(config, workers=workers), backbone=backbone())
         picked = setup.picks(config)
-        learner = setup.learner(config, picked.class_names)
+        learner = setup.learner(config, picked.class_names, picked.train)
+        assert isinstance(learner, CoOp)
         start = learner.context.detach().clone()
         fit(learner, setup.train_batches(picked.train, config), recipe(config), setup.accelerator)
         contexts.append(learner.context.detach())

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from learner_references import penalty
 from tiny_runs import backbone, coop, cpu, random_features
 from torch import Tensor
 
@@ -34,25 +35,6 @@ def recipe(weight: float = 0.0, release: bool = True, epochs: int = EPOCHS, lr: 
 
 def reference_rate(epoch: int, epochs: int, lr: float) -> float:
     return 1e-5 if epoch == 0 else lr / 2 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
-
-
-def entropy(rows: Tensor) -> Tensor:
-    """−Σ(λ/n)ln(λ/n) of the rows' Gram matrix, by the definition."""
-    unit = rows / rows.norm(dim=1, keepdim=True)
-    shares = torch.linalg.eigvalsh(unit @ unit.T) / len(rows)
-    kept = shares[shares > 1e-14]
-    return -(kept * kept.log()).sum()
-
-
-def penalty(image: Tensor, text: Tensor, labels: Tensor, release: bool) -> Tensor:
-    """L_CMA class by class; text is ``[C, D]``, or ``[B, C, D]`` conditioned on the image."""
-    values = []
-    for label in sorted(set(labels.tolist())):
-        own = [i for i, other in enumerate(labels.tolist()) if other == label]
-        texts = text[label][None] if text.dim() == 2 else text[own, label]
-        rows = torch.cat([image[own], texts])
-        values.append(entropy(rows) / math.log(len(rows)) if release else entropy(rows))
-    return torch.stack(values).mean() if release else torch.stack(values).sum()
 
 
 def train_by_hand(

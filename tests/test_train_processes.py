@@ -27,6 +27,25 @@ COMMANDS = {
         *("few-shot", *COMMON, *RELEASE, "--learner=cocoop", "--optim.batch_size=1", "--weights=0,0.4"),
         "--train_features=stored",
     ],
+    # Two gradients a step, one of them gathered by hand.
+    "prograd": [
+        *("few-shot", *COMMON, "--learner=prograd", "--optim.batch_size=7", "--weights=0.3"),
+        "--train_features=stored",
+    ],
+    # Each process makes the tokens of its share of the classes.
+    "tcp": [
+        *("few-shot", *COMMON, "--learner=tcp", "--optim.batch_size=7", "--weights=0.3"),
+        "--train_features=stored",
+    ],
+    "tip": [
+        *("few-shot", *COMMON, "--learner=tip_adapter_f", "--optim.batch_size=7", "--weights=0.3"),
+        *("--train_features=stored", "--tip.search"),
+    ],
+    # The image features, not the text's, bring the gradient of groups that span the processes; Adam.
+    "adapter": [
+        *("few-shot", *COMMON, *RELEASE, "--learner=clip_adapter", "--optim.batch_size=7", "--weights=0,0.4"),
+        "--train_features=stored",
+    ],
     "zero": ["zero-shot"],
 }
 NEVER_THE_SAME = {"output", "features_dir", "workers"}
@@ -42,7 +61,7 @@ def run_with_two(folder: Path) -> None:
     """Run all commands, with two workers in each process where images are decoded in training."""
     folder.mkdir()
     commands = [command(name, folder, workers=2 if name == "live" else 0) for name in COMMANDS]
-    assert run_commands(folder, commands) == 8
+    assert run_commands(folder, commands) == 13
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:

@@ -77,14 +77,14 @@ class ContextPrompts:
         return self._own is not None and self.backbone.text_options.share_prefix
 
     def encode(
-        self, contexts: Tensor, deep: Sequence[Tensor] = (), same_on_every_process: bool = False
+        self, contexts: Tensor, deep: Sequence[Tensor | None] = (), same_on_every_process: bool = False
     ) -> Tensor:
         """Text features of unit length, differentiable in contexts and deep contexts.
 
         Args:
             contexts: ``[G, M, W]``, one per image, say; or per class ``[G, C, M, W]``.
             deep: contexts of the same shape that replace the hidden states at the context's places before
-                the second block, the third and so on (deep prompts).
+                the second block, the third and so on (deep prompts); None leaves a block's as they are.
             same_on_every_process: the contexts are, so every process may encode a share of the classes; all
                 of them call this alike then.
 
@@ -116,11 +116,12 @@ class ContextPrompts:
         rows = []
         for turn in turns:
             here = slice(int(turn[0]), int(turn[-1]) + 1)
-            inputs = [contexts[here], *(context[here] for context in deep)]
+            now = contexts[here]
+            later = [None if values is None else values[here] for values in deep]
             if recompute:  # in the backward pass, so that memory grows with neither classes nor images
-                pieces = [checkpoint(self._encode, part, *inputs, use_reentrant=False) for part in parts]
+                pieces = [checkpoint(self._encode, part, now, *later, use_reentrant=False) for part in parts]
             else:
-                pieces = [self._encode(part, *inputs) for part in parts]
+                pieces = [self._encode(part, now, *later) for part in parts]
             rows.append(torch.cat(pieces, dim=1))
         features = torch.cat(rows)  # [G, C', D]
         if processes > 1:
@@ -160,7 +161,7 @@ class ContextPrompts:
             embeddings = tower.token_embeddings(self.layout.ids[classes])[:, : self.length]
         return _Part(classes, embeddings=embeddings)
 
-    def _encode(self, part: _Part, contexts: Tensor, *deep: Tensor) -> Tensor:
+    def _encode(self, part: _Part, contexts: Tensor, *deep: Tensor | None) -> Tensor:
         """``[G, C', D]`` of unit length."""
         backbone = self.backbone
         if part.packed is not None:
@@ -171,13 +172,17 @@ class ContextPrompts:
         assert part.embeddings is not None
         slots, ids = self.layout.slots[part.classes], self.layout.ids[part.classes]
         groups, classes = len(contexts), len(part.classes)
-        chosen = [values[:, part.classes] if self.per_class else values for values in (contexts, *deep)]
-        prompts = insert_context(part.embeddings.expand(groups, -1, -1, -1), slots, chosen[0])
 
-        def edit(x: Tensor, values: Tensor) -> Tensor:
-            return insert_context(x.unflatten(0, (groups, classes)), slots, values).flatten(0, 1)
+        def own(values: Tensor) -> Tensor:
+            return values[:, part.classes] if self.per_class else values
 
-        edits = [(lambda x, values=values: edit(x, values)) for values in chosen[1:]]
+        def edit(x: Tensor, values: Tensor | None) -> Tensor:
+            if values is None:
+                return x
+            return insert_context(x.unflatten(0, (groups, classes)), slots, own(values)).flatten(0, 1)
+
+        prompts = insert_context(part.embeddings.expand(groups, -1, -1, -1), slots, own(contexts))
+        edits = [(lambda x, values=values: edit(x, values)) for values in deep]
         features = backbone.tower(prompts.flatten(0, 1), ids.repeat(groups, 1), edits)
         return backbone.unit_length(features).unflatten(0, (groups, classes))
 

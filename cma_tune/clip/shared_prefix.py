@@ -39,7 +39,7 @@ def encode_packed(
     packed: PackedPrompts,
     contexts: Tensor,
     per_class: bool = False,
-    deep: Sequence[Tensor] = (),
+    deep: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """Text features of packed prompts under several contexts.
 
@@ -49,7 +49,7 @@ def encode_packed(
         contexts: ``[G, M, W]``, or per class ``[G, C, M, W]``.
         per_class: which of the two.
         deep: contexts of the same shape that replace the hidden states before the second block, the third
-            and so on.
+            and so on; None leaves them.
 
     Returns:
         ``[G, C, D]`` in the order they were packed in, not normalised.
@@ -58,8 +58,9 @@ def encode_packed(
     blocks = list(text.transformer.resblocks)
     x = packed.embed(contexts, per_class)  # [G, N, W]
     for number, block in enumerate(blocks):
-        if 0 < number <= len(deep):
-            x = packed.replace(x, deep[number - 1], per_class)
+        values = deep[number - 1] if 0 < number <= len(deep) else None
+        if values is not None:
+            x = packed.replace(x, values, per_class)
         x = _last_block(block, x, packed) if block is blocks[-1] else _block(block, x, packed)
     return tower.project(text.ln_final(x))
 

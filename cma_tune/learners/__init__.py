@@ -1,9 +1,35 @@
 """Methods that adapt a frozen backbone, one a file."""
 
-from cma_tune.learners.base import Learner, PromptOutput
+from cma_tune.learners.base import Learner, PromptOutput, Support
+from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import CoOp
+from cma_tune.learners.kgcoop import KgCoOp
+from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lp_plus_plus import LpPlusPlus
+from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.saving import from_pretrained, save_prompt
+from cma_tune.learners.tcp import Tcp
+from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.zero_shot import ZeroShot
 
-__all__ = ["CoCoOp", "CoOp", "Learner", "PromptOutput", "ZeroShot", "from_pretrained", "save_prompt"]
+__all__ = [
+    "ClipAdapter",
+    "CoCoOp",
+    "CoOp",
+    "CrossModalProbe",
+    "KgCoOp",
+    "Learner",
+    "LinearProbe",
+    "LpPlusPlus",
+    "ProGrad",
+    "PromptOutput",
+    "Support",
+    "Tcp",
+    "TextLinearProbe",
+    "TipAdapter",
+    "TipAdapterF",
+    "ZeroShot",
+    "from_pretrained",
+    "save_prompt",
+]

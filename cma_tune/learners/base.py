@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,34 @@ class PromptOutput(NamedTuple):
     """The same in training and evaluation.
 
     Attributes:
-        logits: ``[B, C]``, scaled cosines.
+        logits: ``[B, C]``; scaled cosines of the other two, where a method has no logits of its own.
         image_features: ``[B, D]``, unit length.
-        text_features: ``[C, D]``, or ``[B, C, D]`` where text is conditioned on the image; unit length.
+        text_features: ``[C, D]``, or ``[B, C, D]`` where text is conditioned on the image; unit length. Where
+            a method learns its classes without text, the embeddings that stand for them.
     """
 
     logits: Tensor
     image_features: Tensor
     text_features: Tensor
+
+
+class Support(NamedTuple):
+    """The few-shot training images, for methods that are made from them.
+
+    Attributes:
+        features: ``[N, D]``, unit length, on the backbone's device.
+        labels: ``[N]``, classes from 0.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+def cosines(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Unit features ``[B, D]`` and ``[C, D]``, or ``[B, C, D]``, of one dtype → ``[B, C]``."""
+    if text_features.dim() == 2:
+        return image_features @ text_features.T
+    return torch.einsum("bd,bcd->bc", image_features, text_features)
 
 
 class Learner(nn.Module):
@@ -65,6 +85,60 @@ class Learner(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} is an interface")
 
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Logits ``[B, C]`` for features ``[B, D]`` and ``[C, D]`` or ``[B, C, D]``, in full precision."""
+        values = cosines(image_features, text_features)
+        return self.backbone.scale.to(values) * values
+
+    def regulariser(self, output: PromptOutput) -> Tensor | None:
+        """What the method adds to cross-entropy, weighed already: a scalar, the same on every process."""
+        return None
+
+    def guide(self, output: PromptOutput) -> Tensor | None:
+        """A loss that no step may raise to first order, one value per image ``[B]``.
+
+        The gradient of the objective loses its part against this one's gradient
+        (:func:`cma_tune.fitting.project_gradients`).
+        """
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters as an optimiser takes them; :func:`cma_tune.fitting.set_rate` knows more entries."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def choose(self, image_features: Tensor, labels: Tensor) -> dict[str, float]:
+        """After training, choose what is chosen on the validation images ``[N, D]``, ``[N]``.
+
+        Returns:
+            What was chosen, for the record; nothing where there is no such choice.
+        """
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this learner again beside backbone, class names and state: JSON for its card."""
+        return {}
+
+    @classmethod
+    def from_card(
+        cls,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        card: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+    ) -> Learner:
+        """A learner as `describe` says, ready for its state.
+
+        Args:
+            backbone: the frozen model.
+            class_names: those it was learned on.
+            card: with the entries of `describe`.
+            weights: the state that will be loaded.
+
+        Raises:
+            KeyError, TypeError, ValueError: an entry is missing or does not fit.
+        """
+        raise TypeError(f"{cls.__name__} is an interface")
+
     def forward(self, image_features: Tensor, text_features: Tensor | None = None) -> PromptOutput:
         """Image features ``[B, D]`` of unit length → `PromptOutput`.
 
@@ -78,5 +152,26 @@ class Learner(nn.Module):
         with torch.autocast(image_features.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(image_features.dtype, text.dtype), torch.float32)
             image, text = image_features.to(dtype), text.to(dtype)
-            cosines = image @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", image, text)
-            return PromptOutput(self.backbone.scale.to(cosines) * cosines, image, text)
+            return PromptOutput(self.logits(image, text), image, text)
+
+
+class OwnClasses(Learner):
+    """Base of methods whose parameters belong to the classes they were learned on."""
+
+    def for_classes(self, class_names: Sequence[str]) -> Learner:
+        """This learner for its own names in their order.
+
+        Raises:
+            UserError: the names are others.
+        """
+        self.check_classes(class_names, self.class_names)
+        return self
+
+    @classmethod
+    def check_classes(cls, class_names: Sequence[str], learned_on: Sequence[str]) -> None:
+        """Raise a `UserError` if the names are not those it was learned on."""
+        if tuple(class_names) != tuple(learned_on):
+            raise UserError(
+                f"Expected the class names that '{cls.name}' was learned on, got others; its parameters "
+                "belong to those classes, so learn anew, or use a method that learns a context."
+            )

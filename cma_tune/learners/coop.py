@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,13 @@ class ContextLearner(Learner):
         context: the learned vectors, ``[M, W]`` or per class ``[C, M, W]``.
         options: with the number of tokens there really are.
         prompts: the classes' prompts, which encode contexts.
+        class_aware: the tokens at the context's places differ between classes, whatever is learned.
 
     Raises:
         UserError: a prompt is too long for the text tower, naming the class; or `context` does not fit.
     """
+
+    class_aware = False
 
     def __init__(
         self,
@@ -98,27 +102,61 @@ class ContextLearner(Learner):
         self.context = context
         self.options = options = replace(options, tokens=context.shape[-2])
         layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
-        self.prompts = ContextPrompts(backbone, layout, options.per_class)
+        self.prompts = ContextPrompts(backbone, layout, options.per_class or self.class_aware)
 
-
-class CoOp(ContextLearner):
-    """One context, shared by all classes or one per class, learned through the frozen text tower."""
-
-    name = "coop"
-
-    def text_features(self, image_features: Tensor | None = None) -> Tensor:
-        """Class embeddings ``[C, D]`` under the learned context."""
-        return self.prompts.encode(self.context[None], same_on_every_process=True)[0]
-
-    def for_classes(self, class_names: Sequence[str]) -> CoOp:
-        """The learned context over other names; the parameter is shared, not copied.
-
-        Raises:
-            UserError: the context is class-specific.
-        """
+    def _check_shared(self) -> None:
         if self.options.per_class:
             raise UserError(
                 "Expected a shared context to put on other class names, got class-specific contexts, "
                 "which belong to the classes they were learned on; learn with --context.per_class false."
             )
-        return CoOp(self.backbone, class_names, self.options, context=self.context)
+
+    def describe(self) -> dict[str, Any]:
+        """The context's form and shape."""
+        return {"context": {**asdict(self.options), "shape": list(self.context.shape)}}
+
+    @classmethod
+    def from_card(
+        cls,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        card: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+    ) -> ContextLearner:
+        """See `Learner.from_card`."""
+        options = dict(card["context"])
+        shape = [int(length) for length in options.pop("shape")]
+        found = list(weights["context"].shape) if "context" in weights else "none"
+        if found != shape:
+            raise UserError(f"Expected context vectors of shape {shape} beside the card, got {found}.")
+        context = nn.Parameter(weights["context"].to(backbone.device))
+        more = cls._more(card)
+        return cls(backbone, class_names, options=ContextOptions(**options), context=context, **more)
+
+    @classmethod
+    def _more(cls, card: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of a subclass's constructor, from a card."""
+        return {}
+
+
+class PlainContextLearner(ContextLearner):
+    """A context that is the same for every image; base of CoOp and of what differs from it in its loss."""
+
+    def text_features(self, image_features: Tensor | None = None) -> Tensor:
+        """Class embeddings ``[C, D]`` under the learned context."""
+        return self.prompts.encode(self.context[None], same_on_every_process=True)[0]
+
+    def for_classes(self, class_names: Sequence[str]) -> PlainContextLearner:
+        """The learned context over other names; the parameter is shared, not copied.
+
+        Raises:
+            UserError: the context is class-specific.
+        """
+        self._check_shared()
+        return type(self)(self.backbone, class_names, self.options, context=self.context)
+
+
+class CoOp(PlainContextLearner):
+    """One context, shared by all classes or one per class, learned through the frozen text tower."""
+
+    name = "coop"

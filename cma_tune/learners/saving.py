@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,37 @@ from safetensors.torch import load, save
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_atomically, write_json
+from cma_tune.learners.base import Learner
+from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
-from cma_tune.learners.coop import ContextLearner, ContextOptions, CoOp
+from cma_tune.learners.coop import ContextLearner, CoOp
+from cma_tune.learners.kgcoop import KgCoOp
+from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lp_plus_plus import LpPlusPlus
+from cma_tune.learners.prograd import ProGrad
+from cma_tune.learners.tcp import Tcp
+from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
-LEARNERS: dict[str, type[CoOp] | type[CoCoOp]] = {learner.name: learner for learner in (CoOp, CoCoOp)}
+_KINDS: tuple[type[Learner], ...] = (
+    *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
+    *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
+    *(TipAdapter, TipAdapterF, ClipAdapter),
+)
+LEARNERS = {learner.name: learner for learner in _KINDS}
 
 log = logging.getLogger(__name__)
 
 
-def save_prompt(
-    learner: ContextLearner, folder: Path | str, provenance: Mapping[str, Any] | None = None
-) -> None:
+def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, Any] | None = None) -> None:
     """Write what `learner` has learned.
 
     The card holds the digest of the weights, so that loading tells where a kill left new ones beside an old
     card.
 
     Args:
-        learner: a CoOp or CoCoOp learner.
+        learner: one of `LEARNERS`.
         folder: made if it is missing.
         provenance: more entries of the card (split digest, seed, figures); must be JSON.
 
@@ -48,7 +58,7 @@ def save_prompt(
         "format": FORMAT,
         "learner": learner.name,
         "backbone": learner.backbone.describe(),
-        "context": {**asdict(learner.options), "shape": list(learner.context.shape)},
+        **learner.describe(),
         "class_names": list(learner.class_names),
         "weights": hashlib.sha256(weights).hexdigest(),
     }
@@ -79,26 +89,12 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     fits = {
         "backbone": isinstance(backbone, dict) and set(backbone) >= BACKBONE_ENTRIES,
         "class_names": isinstance(names, list) and all(isinstance(name, str) for name in names),
-        "context": isinstance(card.get("context"), dict),
         "weights": isinstance(card.get("weights"), str),
     }
     unfit = [entry for entry, good in fits.items() if not good]
     if unfit:
         raise UserError(f"Expected {', '.join(unfit)} in the prompt card {path}; save the prompt again.")
     return card
-
-
-def _options(card: Mapping[str, Any], folder: Path) -> tuple[ContextOptions, list[int]]:
-    """The context's form and shape, from a card."""
-    try:
-        fields = dict(card["context"])
-        shape = [int(length) for length in fields.pop("shape")]
-        return ContextOptions(**fields), shape
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"Expected tokens, position, per_class, words and shape of the context in {folder / CARD}, "
-            f"got {card['context']}; save the prompt again."
-        ) from None
 
 
 def _read_weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
@@ -120,7 +116,7 @@ def _read_weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
 
 def from_pretrained(
     folder: Path | str, backbone: Backbone | None = None, device: torch.device | str = "cpu"
-) -> CoOp | CoCoOp:
+) -> Learner:
     """Load a learned prompt, with its backbone if none is given. It is frozen, ready to predict.
 
     Args:
@@ -133,7 +129,6 @@ def from_pretrained(
     """
     folder = Path(folder)
     card = read_card(folder)
-    options, shape = _options(card, folder)
     weights = _read_weights(folder, card["weights"])
     wanted = card["backbone"]
     if backbone is None:
@@ -146,14 +141,18 @@ def from_pretrained(
         )
     if backbone.preprocessing.digest() != wanted["preprocessing"]:
         log.warning(
-            "The backbone's preprocessing is not the one that the prompt in %s was learned with; "
-            "its figures may not hold.",
+            "The backbone's preprocessing is not the one that %s was learned with; its figures may not hold.",
             folder,
         )
-    if "context" not in weights or list(weights["context"].shape) != shape:
-        raise UserError(f"Expected context vectors of shape {shape} in {folder / WEIGHTS}, got others.")
-    context = torch.nn.Parameter(weights["context"].to(backbone.device))
-    learner = LEARNERS[card["learner"]](backbone, card["class_names"], options, context=context)
+    try:
+        learner = LEARNERS[card["learner"]].from_card(backbone, card["class_names"], card, weights)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected the options of {card['learner']} in {folder / CARD}, but {type(error).__name__}: "
+            f"{error}; save the prompt again."
+        ) from None
     try:
         learner.load_state_dict(weights)
     except RuntimeError as error:
@@ -163,7 +162,13 @@ def from_pretrained(
     return learner
 
 
-def nearest_words(learner: ContextLearner, count: int = 5) -> list[list[tuple[str, float]]]:
+def check_context(card: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if the method of a card learns no context."""
+    if "context" not in card:
+        raise UserError(f"Expected a learned context, got a '{card['learner']}', which has none.")
+
+
+def nearest_words(learner: Learner, count: int = 5) -> list[list[tuple[str, float]]]:
     """For every context token, the vocabulary's words at the smallest Euclidean distance (CoOp, table 4).
 
     Words whose embedding is zero are left out: the backbone never saw them.
@@ -176,8 +181,10 @@ def nearest_words(learner: ContextLearner, count: int = 5) -> list[list[tuple[st
         One list per context token of (word, distance), nearest first.
 
     Raises:
-        UserError: `count` is below 1.
+        UserError: `count` is below 1, or the method learns no context.
     """
+    check_context({"learner": learner.name, **learner.describe()})
+    assert isinstance(learner, ContextLearner)
     if count < 1:
         raise UserError(f"Expected at least 1 word per context token, got {count}.")
     backbone = learner.backbone

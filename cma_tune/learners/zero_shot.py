@@ -13,6 +13,27 @@ from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
 
 
+def template_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Text features ``[T, C, D]`` of unit length of every class in each of T templates.
+
+    Raises:
+        UserError: see `ZeroShot`.
+    """
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong or not templates:
+        raise UserError(
+            "Expected templates with one {} each for the class name, "
+            + (f"got '{wrong[0]}'." if wrong else "got none.")
+        )
+    names = [prompt_name(name) for name in class_names]
+    # Not str.format: braces in a template or a name mean nothing more.
+    per_template = [
+        backbone.encode_texts([template.replace("{}", name) for name in names], class_names=class_names)
+        for template in templates
+    ]
+    return torch.stack(per_template)
+
+
 class ZeroShot(Learner):
     """Class embeddings are the normalised mean over templates of the normalised text features.
 
@@ -32,19 +53,8 @@ class ZeroShot(Learner):
     def __init__(self, backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> None:
         super().__init__(backbone, class_names)
         self.templates = tuple(templates)
-        wrong = [template for template in self.templates if template.count("{}") != 1]
-        if wrong or not self.templates:
-            raise UserError(
-                "Expected templates with one {} each for the class name, "
-                + (f"got '{wrong[0]}'." if wrong else "got none.")
-            )
-        names = [prompt_name(name) for name in class_names]
-        # Not str.format: braces in a template or a name mean nothing more.
-        per_template = [
-            backbone.encode_texts([template.replace("{}", name) for name in names], class_names=class_names)
-            for template in self.templates
-        ]
-        mean = nn.functional.normalize(torch.stack(per_template).mean(dim=0), dim=-1)
+        per_template = template_features(backbone, class_names, templates)
+        mean = nn.functional.normalize(per_template.mean(dim=0), dim=-1)
         self.register_buffer("embeddings", mean, persistent=False)
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ Each half is classified among its own names alone; the harmonic mean weighs both
 from __future__ import annotations
 
 from cma_tune.build import Setup
-from cma_tune.checks import check
+from cma_tune.checks import check, check_transfer
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.errors import UserError
@@ -32,27 +32,14 @@ def base_to_novel(config: BaseToNovelConfig, setup: Setup | None = None) -> list
     """Run every combination of shots, seeds and λ.
 
     Raises:
-        UserError: the context is class-specific, which novel classes can't take; or a half of the classes has
-            no test images; see also `check`, `Setup`, `each_run`.
+        UserError: what is learned belongs to its classes, which novel ones can't take; or a half of the
+            classes has no test images; see also `check`, `Setup`, `each_run`.
     """
     check(config)
-    check_context(config)
+    check_transfer(config, PROTOCOL)
     setup = setup or Setup(config)
     _check_halves(setup)
     return each_run(PROTOCOL, config, setup, _one)
-
-
-def check_context(config: BaseToNovelConfig) -> None:
-    """Check that what is learned can go to other classes.
-
-    Raises:
-        UserError: it can't.
-    """
-    if config.context.per_class:
-        raise UserError(
-            "Expected a shared context for base-to-novel, got class-specific ones, "
-            "which novel classes can't take; set --context.per_class false."
-        )
 
 
 def _check_halves(setup: Setup) -> None:

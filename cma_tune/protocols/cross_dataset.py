@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cma_tune.build import Setup
-from cma_tune.checks import check
-from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, expand, shared_entries, slug
+from cma_tune.checks import check, check_transfer
+from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, expand, shared_entries, slug
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, read_card
+from cma_tune.method_options import OptimConfig, default_optimizer
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.runs import leave, per_class
@@ -114,7 +115,8 @@ def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDat
     kept |= {"dataset": str(card.get("dataset", "unknown")), "backbone": backbone["name"]}
     kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
     kept |= {name: getattr(config, name) for name in ("targets", "prompt", "resume")}
-    return type(config)(**kept, learner=card["learner"])
+    kept |= {"learner": card["learner"], "optim": OptimConfig(**default_optimizer(card["learner"]))}
+    return type(config)(**kept)
 
 
 def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
@@ -129,10 +131,11 @@ def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
         raise UserError(
             f"Expected other datasets in --targets than the source, got '{config.dataset}'; take it out."
         )
-    if config.context.per_class if card is None else card["context"].get("per_class"):
+    check_transfer(config, "other datasets")
+    if card is not None and card.get("context", {}).get("per_class"):
         raise UserError(
             "Expected a shared context for other datasets, got class-specific ones, which other classes "
-            "can't take; set --context.per_class false, or choose another prompt."
+            "can't take; choose another prompt."
         )
 
 
@@ -171,7 +174,7 @@ def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, A
     source = {"name": config.dataset, "classes": len(card["class_names"])}
     source |= {name: card[name] for name in ("split", "picks") if name in card}
     unknown = {"shots": [0], "seeds": [0], "weights": [0.0]}
-    return Learned(run, folder, asdict(config) | unknown, card.get("figures", {}), source)
+    return Learned(run, folder, entries(config) | unknown, card.get("figures", {}), source)
 
 
 def _finished(run: TransferRun, targets: Targets) -> Record | None:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
-from cma_tune.checks import check
+from cma_tune.checks import check, check_transfer
 from cma_tune.config import (
-    AugmentConfig,
     BaseToNovelConfig,
-    ContextConfig,
     FewShotConfig,
-    LossConfig,
-    OptimConfig,
     Precision,
     Run,
-    SourceConfig,
     ZeroShotConfig,
     expand,
     shared_entries,
@@ -29,7 +24,6 @@ from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.options import GridConfig
-from cma_tune.protocols.base_to_novel import check_context
 from cma_tune.protocols.selection import choices
 from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS
@@ -73,7 +67,7 @@ def plan(config: GridConfig) -> list[Task]:
         one = run_config(config, name)
         check(one)
         if isinstance(one, BaseToNovelConfig):
-            check_context(one)
+            check_transfer(one, config.protocol)
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
             tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
@@ -148,8 +142,8 @@ def read_config(path: Path) -> GridConfig:
         UserError: it can't be read.
     """
     content: dict[str, Any] = read_json(path, "the config of a grid")
-    nested = {"source": SourceConfig, "context": ContextConfig, "loss": LossConfig}
-    nested |= {"optim": OptimConfig, "augment": AugmentConfig}
+    hints: dict[str, Any] = get_type_hints(GridConfig)
+    nested: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     return GridConfig(**{**content, **{name: kind(**content[name]) for name, kind in nested.items()}})
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cma_tune.build import Setup, recipe
-from cma_tune.config import FewShotConfig, Run, expand
+from cma_tune.config import FewShotConfig, Run, entries, expand, searched
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
-from cma_tune.learners.coop import ContextLearner
+from cma_tune.learners import Learner
 from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
-from cma_tune.protocols.selection import check_choices, choices, select_weights
+from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
 from cma_tune.records import Record, finished_record, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
-from cma_tune.train import Checkpointing, Evaluation, NonFiniteLossError, evaluate, fit
+from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossError, evaluate, fit
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -44,6 +44,8 @@ def each_run(
     for run in runs:
         assert isinstance(run.config, FewShotConfig)
         setup.picks(run.config)
+        if flag := searched(run.config):
+            check_validation(setup, run.config, flag, "give the values")
         finished(run, setup)
     chosen = choices(runs) if config.select_weight else []
     check_choices(chosen, setup)
@@ -79,7 +81,7 @@ def finished(run: Run, setup: Setup) -> Record | None:
     return record
 
 
-def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dict[str, Any]]:
+def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, Any]]:
     """Train a learner on the training items of `split` (relabelled already), resuming where it was stopped.
 
     Returns:
@@ -96,15 +98,17 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
             f"'{setup.dataset.name}', got none; use another split."
         )
     folder = run.folder()
-    learner = setup.learner(config, split.class_names)
+    learner = setup.learner(config, split.class_names, split.train)
     data = setup.train_batches(split.train, config)
     identity = setup.checkpoint_identity(run, split)
     checkpointing = Checkpointing(folder / CHECKPOINT, identity, config.checkpoint_every, config.resume)
     started = time.perf_counter()
     if config.tracker is not None:
-        start_trackers(setup.accelerator, folder, asdict(config))
-    description = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
-    report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, description)
+        start_trackers(setup.accelerator, folder, entries(config))
+    label = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
+    report = FitReport(0)
+    if any(parameter.requires_grad for parameter in learner.parameters()):
+        report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, label)
     finish_trackers(setup.accelerator)
     training = {
         "setting": "inductive",  # no test image takes part, not even without its label
@@ -116,10 +120,12 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[ContextLearner, dic
         "mixed_precision": setup.precision,
         "train_images": len(split.train),
     }
+    if searched(config):
+        training["chosen"] = {"on": ON, **learner.choose(*setup.validation_features(split.val))}
     return learner, training
 
 
-def validate(setup: Setup, learner: ContextLearner, split: Split) -> dict[str, float]:
+def validate(setup: Setup, learner: Learner, split: Split) -> dict[str, float]:
     """Accuracy over the few-shot validation picks, or nothing where there are none."""
     if not split.val:
         return {}
@@ -160,7 +166,7 @@ def make_record(
     return Record(
         run=run.digest(),
         protocol=run.protocol,
-        config=asdict(run.config),
+        config=entries(run.config),
         dataset=dataset,
         backbone=setup.backbone.describe(),
         figures=figures,
@@ -174,7 +180,7 @@ def leave(
     setup: Setup,
     run: Run,
     record: Record,
-    learner: ContextLearner | None = None,
+    learner: Learner | None = None,
     tested: Mapping[str, Evaluation] | None = None,
 ) -> Record:
     """Write prompt, predictions and record, then drop the checkpoint: in this order a kill loses nothing.

@@ -47,23 +47,38 @@ def check_choices(chosen: Sequence[Run], setup: Setup) -> None:
         UserError: the dataset has no validation part, or takes its test images for it; or a folder holds
             another run's record.
     """
-    tested_on = {item.key for item in setup.dataset.split.test}
     for run in chosen:
         assert isinstance(run.config, FewShotConfig)
         finished_record(run)
-        validation = setup.picks(run.config).val
-        if not validation:
-            raise UserError(
-                f"Expected validation images in '{setup.dataset.name}' for --select-weight, got none; "
-                "give one λ, or a val part."
-            )
-        shared = sum(item.key in tested_on for item in validation)
-        if shared:
-            raise UserError(
-                f"Expected validation images of '{setup.dataset.name}' that are no test images for "
-                f"--select-weight, got {shared} test images among {len(validation)}; "
-                "give one λ, or a val part of its own."
-            )
+        check_validation(setup, run.config, "--select-weight", "give one λ")
+
+
+def check_validation(setup: Setup, config: FewShotConfig, flag: str, otherwise: str) -> None:
+    """Check that there are images to choose something on, and that they are no test images.
+
+    Args:
+        setup: with the dataset.
+        config: of one run.
+        flag: what asks for the choice.
+        otherwise: what else to do.
+
+    Raises:
+        UserError: there are none, or some are test images.
+    """
+    validation = setup.picks(config).val
+    if not validation:
+        raise UserError(
+            f"Expected validation images in '{setup.dataset.name}' for {flag}, got none; "
+            f"{otherwise}, or a val part."
+        )
+    tested_on = {item.key for item in setup.dataset.split.test}
+    shared = sum(item.key in tested_on for item in validation)
+    if shared:
+        raise UserError(
+            f"Expected validation images of '{setup.dataset.name}' that are no test images for "
+            f"{flag}, got {shared} test images among {len(validation)}; "
+            f"{otherwise}, or a val part of its own."
+        )
 
 
 def select_weights(chosen: Sequence[Run], setup: Setup, records: Sequence[Record]) -> list[Record]:

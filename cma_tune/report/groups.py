@@ -10,12 +10,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import FewShotConfig, Run
+from cma_tune.config import ONLY, FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import Record
 
-LEARNERS = {"zero_shot": "Zero-shot", "coop": "CoOp", "cocoop": "CoCoOp"}
+LEARNERS = {
+    "zero_shot": "Zero-shot",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "kgcoop": "KgCoOp",
+    "prograd": "ProGrad",
+    "tcp": "TCP",
+    "linear_probe": "Linear probe",
+    "linear_probe_text": "Linear probe from text",
+    "cross_modal_probe": "Cross-modal probe",
+    "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F",
+    "clip_adapter": "CLIP-Adapter",
+    "lp_plus_plus": "LP++",
+}
 """Methods as the literature writes them, in the order of the tables."""
 
 # Where and how a run is computed does not decide its result; `Run.identity` is the one place that knows.
@@ -140,7 +154,9 @@ def _settings(record: Record) -> dict[str, str]:
     if record.shots:
         left_out = left_out | {"prompt"}  # the run that it was learned in is known, and tells more
     content: dict[str, Any] = {name: value for name, value in record.config.items() if name not in left_out}
-    content["optim"] = {k: v for k, v in (record.config.get("optim") or {}).items() if k != "epochs"}
+    optim = (record.config.get("optim") or {}).items()
+    # What once was the only way is in no record of that time.
+    content["optim"] = {k: v for k, v in optim if k != "epochs" and ONLY.get(k, ...) != v}
     if record.training.get("mixed_precision"):
         content["mixed_precision"] = record.training[
             "mixed_precision"

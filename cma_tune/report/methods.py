@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from cma_tune.errors import UserError
 from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
-from cma_tune.report.groups import Group, learner_name
+from cma_tune.report.groups import LEARNERS, Group, learner_name
 from cma_tune.report.tables import Cell, Row, Table
 
 Key = tuple[str, int, str]
@@ -167,7 +167,7 @@ def _doubles(methods: list[Method], only_in_place: bool) -> set[str]:
 
 
 def _order(method: Method) -> tuple[int, str, bool, bool, float, str]:
-    known = ["zero_shot", "coop", "cocoop"]
+    known = list(LEARNERS)
     place = known.index(method.learner) if method.learner in known else len(known)
     last = method.selected, method.weight is None
     return (place, method.learner, *last, method.weight or 0.0, method.name)

@@ -1,0 +1,195 @@
+"""What the methods take beside the common options, and what is known of them before anything is loaded.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Optional
+
+# Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
+
+LearnerName = Literal[
+    "coop",
+    "cocoop",
+    "kgcoop",
+    "prograd",
+    "tcp",
+    "linear_probe",
+    "linear_probe_text",
+    "cross_modal_probe",
+    "tip_adapter",
+    "tip_adapter_f",
+    "clip_adapter",
+    "lp_plus_plus",
+]
+"""The methods, each the `name` of a learner."""
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+
+
+@dataclass
+class ContextConfig:
+    """The learned context.
+
+    Attributes:
+        tokens: number of context tokens.
+        position: place of the class name.
+        per_class: one context per class.
+        words: start from these words instead of at random; their number of tokens replaces `tokens`.
+    """
+
+    tokens: int = 16
+    position: Literal["end", "middle", "front"] = "end"
+    per_class: bool = False
+    words: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class KgCoOpConfig:
+    """KgCoOp.
+
+    Attributes:
+        weight: of the squared distance between learned and hand-written prompts' text features.
+    """
+
+    weight: float = 8.0
+
+
+@dataclass
+class TcpConfig:
+    """TCP.
+
+    Attributes:
+        layer: block of the text tower, from 0, before which the class-aware tokens come in; by default two
+            thirds of the way up, the paper's 8 of 12.
+        weight: of one less the mean cosine of learned and hand-written prompts' text features.
+    """
+
+    layer: Optional[int] = None  # noqa: UP045
+    weight: float = 8.0
+
+
+@dataclass
+class TipConfig:
+    """Tip-Adapter and Tip-Adapter-F; the defaults are those of the paper's ablations.
+
+    Attributes:
+        alpha: the cache's share in the logits.
+        beta: how sharply the cache weighs near images.
+        search: choose both on the few-shot validation images after training; the record says so.
+    """
+
+    alpha: float = 1.0
+    beta: float = 5.5
+    search: bool = False
+
+
+@dataclass
+class ClipAdapterConfig:
+    """CLIP-Adapter.
+
+    Attributes:
+        ratio: share of the adapted features in the image features.
+    """
+
+    ratio: float = 0.2
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule; what is left out is the method's own.
+
+    Attributes:
+        optimizer: sgd, adam or adamw.
+        epochs: passes over the few-shot images; CoOp's number depends on the shots.
+        batch_size: global, over all processes.
+        lr: peak learning rate.
+        warmup_lr: learning rate of the first epoch.
+        schedule: a cosine after the warm-up, or lr at every epoch.
+        momentum: of SGD.
+        weight_decay: of the optimiser.
+    """
+
+    optimizer: Optional[Optimizer] = None  # noqa: UP045
+    epochs: Optional[int] = None  # noqa: UP045
+    batch_size: Optional[int] = None  # noqa: UP045
+    lr: Optional[float] = None  # noqa: UP045
+    warmup_lr: Optional[float] = None  # noqa: UP045
+    schedule: Optional[Literal["cosine", "constant"]] = None  # noqa: UP045
+    momentum: float = 0.9
+    weight_decay: Optional[float] = None  # noqa: UP045
+
+
+COOP: dict[str, Any] = {
+    "optimizer": "sgd",
+    "batch_size": 32,
+    "lr": 0.002,
+    "warmup_lr": 1e-5,
+    "schedule": "cosine",
+    "weight_decay": 5e-4,
+}
+"""CoOp's optimiser, which the other prompt learners share; its epochs depend on the shots."""
+
+PROBE: dict[str, Any] = {"optimizer": "adamw", "batch_size": 8, "lr": 0.001, "weight_decay": 0.01}
+"""Out of the values that Lin et al. 2023 choose among on validation images."""
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "tcp": {"optimizer": "adam", "epochs": 50},
+    "linear_probe": PROBE,
+    "linear_probe_text": PROBE,
+    "cross_modal_probe": PROBE,
+    # The paper's (sec. 4.1). It names no weight decay: AdamW's default.
+    "tip_adapter_f": {
+        **{"optimizer": "adamw", "epochs": 20, "batch_size": 256},
+        **{"lr": 0.001, "warmup_lr": 0.001, "weight_decay": 0.01},
+    },
+    # Batch and learning rate are the paper's (sec. 4.1); it names no optimiser.
+    "clip_adapter": {"optimizer": "adam", "lr": 1e-5, "weight_decay": 0.0},
+    # Full batches; lr multiplies the steps that follow from the data.
+    "lp_plus_plus": {
+        **{"epochs": 300, "batch_size": 1_000_000, "lr": 1.0, "warmup_lr": 1.0},
+        **{"schedule": "constant", "weight_decay": 0.0},
+    },
+}
+"""The methods whose optimiser is not CoOp's: what differs."""
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "coop": ("context",),
+    "cocoop": ("context",),
+    "kgcoop": ("context", "kgcoop"),
+    "prograd": ("context",),
+    "tcp": ("context", "tcp"),
+    "linear_probe": (),
+    "linear_probe_text": (),
+    "cross_modal_probe": (),
+    "tip_adapter": ("tip",),
+    "tip_adapter_f": ("tip",),
+    "clip_adapter": ("clip_adapter",),
+    "lp_plus_plus": (),
+}
+"""The groups of options that a method reads; those of other methods don't decide what a run is."""
+
+OWN_CLASSES: dict[str, str] = {
+    "linear_probe": "a row for each class",
+    "linear_probe_text": "a row for each class",
+    "cross_modal_probe": "a row for each class",
+    "tip_adapter": "a cache of their images",
+    "tip_adapter_f": "a cache of their images",
+    "lp_plus_plus": "a row for each class",
+}
+"""Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
+
+UNTRAINED: tuple[str, ...] = ("tip_adapter",)
+"""Methods without a loss to minimise."""
+
+
+def unused_blocks(learner: str) -> set[str]:
+    """Groups of options that `learner` does not read."""
+    return {block for blocks in BLOCKS.values() for block in blocks} - set(BLOCKS[learner])
+
+
+def default_optimizer(learner: str) -> dict[str, Any]:
+    """The method's optimiser by entries of `OptimConfig`; without epochs where they are CoOp's."""
+    return COOP | OPTIMIZERS.get(learner, {})

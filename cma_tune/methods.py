@@ -1,0 +1,147 @@
+"""From a config to an untrained learner, one function a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from torch import Tensor
+
+from cma_tune.clip.backbone import Backbone
+from cma_tune.config import FewShotConfig
+from cma_tune.learners import (
+    ClipAdapter,
+    CoCoOp,
+    CoOp,
+    CrossModalProbe,
+    KgCoOp,
+    Learner,
+    LinearProbe,
+    LpPlusPlus,
+    ProGrad,
+    Support,
+    Tcp,
+    TextLinearProbe,
+    TipAdapter,
+    TipAdapterF,
+    ZeroShot,
+)
+from cma_tune.learners.coop import ContextOptions
+from cma_tune.learners.zero_shot import template_features
+
+
+@dataclass(frozen=True)
+class Given:
+    """What learners are made from.
+
+    Attributes:
+        backbone: the frozen model.
+        class_names: the classes.
+        templates: hand-written prompts with one ``{}`` each.
+        seed: of random starts.
+        load_support: gives the training images' features; called by methods that are made from them.
+    """
+
+    backbone: Backbone
+    class_names: Sequence[str]
+    templates: Sequence[str]
+    seed: int
+    load_support: Callable[[], Support]
+
+    @cached_property
+    def hand_prompts(self) -> Tensor:
+        """Text features ``[C, D]`` of the hand-written prompts."""
+        return ZeroShot(self.backbone, self.class_names, self.templates).embeddings
+
+
+def make_learner(config: FewShotConfig, given: Given) -> Learner:
+    """An untrained learner of the config's method."""
+    return MAKERS[config.learner](config, given)
+
+
+def _context(config: FewShotConfig) -> ContextOptions:
+    context = config.context
+    return ContextOptions(context.tokens, context.position, context.per_class, context.words)
+
+
+def _coop(config: FewShotConfig, given: Given) -> Learner:
+    return CoOp(given.backbone, given.class_names, _context(config), given.seed)
+
+
+def _cocoop(config: FewShotConfig, given: Given) -> Learner:
+    return CoCoOp(given.backbone, given.class_names, _context(config), given.seed)
+
+
+def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
+    return KgCoOp(
+        given.backbone,
+        given.class_names,
+        _context(config),
+        given.seed,
+        weight=config.kgcoop.weight,
+        anchors=given.hand_prompts,
+    )
+
+
+def _prograd(config: FewShotConfig, given: Given) -> Learner:
+    return ProGrad(
+        given.backbone, given.class_names, _context(config), given.seed, anchors=given.hand_prompts
+    )
+
+
+def _tcp(config: FewShotConfig, given: Given) -> Learner:
+    return Tcp(
+        given.backbone,
+        given.class_names,
+        given.templates,
+        _context(config),
+        given.seed,
+        layer=config.tcp.layer,
+        weight=config.tcp.weight,
+    )
+
+
+def _linear_probe(config: FewShotConfig, given: Given) -> Learner:
+    return LinearProbe(given.backbone, given.class_names)
+
+
+def _linear_probe_text(config: FewShotConfig, given: Given) -> Learner:
+    return TextLinearProbe(given.backbone, given.class_names, given.hand_prompts)
+
+
+def _cross_modal_probe(config: FewShotConfig, given: Given) -> Learner:
+    samples = template_features(given.backbone, given.class_names, given.templates)
+    return CrossModalProbe(given.backbone, given.class_names, given.hand_prompts, samples)
+
+
+def _tip_adapter(config: FewShotConfig, given: Given, kind: type[TipAdapter] = TipAdapter) -> Learner:
+    tip = config.tip
+    support = given.load_support()
+    ratios = (tip.alpha, tip.beta, tip.search)
+    return kind(given.backbone, given.class_names, given.hand_prompts, support, *ratios)
+
+
+def _clip_adapter(config: FewShotConfig, given: Given) -> Learner:
+    ratio = config.clip_adapter.ratio
+    return ClipAdapter(given.backbone, given.class_names, given.templates, ratio, given.seed)
+
+
+def _lp_plus_plus(config: FewShotConfig, given: Given) -> Learner:
+    return LpPlusPlus(given.backbone, given.class_names, given.hand_prompts, given.load_support())
+
+
+MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
+    "coop": _coop,
+    "cocoop": _cocoop,
+    "kgcoop": _kgcoop,
+    "prograd": _prograd,
+    "tcp": _tcp,
+    "linear_probe": _linear_probe,
+    "linear_probe_text": _linear_probe_text,
+    "cross_modal_probe": _cross_modal_probe,
+    "tip_adapter": _tip_adapter,
+    "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
+    "clip_adapter": _clip_adapter,
+    "lp_plus_plus": _lp_plus_plus,
+}
