@@ -62,6 +62,12 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ("training_step", STEP, 1, "stored, times faster"),
         ("cma_loss", (), 4, "times faster"),
         ("interplay_losses", ("--quick",), 2, "times faster"),
+        (
+            "freematch_step",
+            ("--network=small-cnn", "--batch=4", "--ratio=1", "--steps=1"),
+            3,
+            "steps a second",
+        ),
     ],
 )
 def test_steps(script: Any, name: str, arguments: tuple[str, ...], rows: int, ratio: str) -> None:
