@@ -22,6 +22,7 @@ from torch import Tensor
 from cma_tune.companion.algorithms import (
     ALGORITHMS,
     Algorithm,
+    BatchOutputs,
     FlexMatch,
     FreeMatch,
     Losses,
@@ -52,7 +53,7 @@ class Batch:
         self.classifier = torch.randn(CLASSES, WIDTH, generator=generator, dtype=torch.float64)
 
     def losses(self, method: Algorithm) -> Losses:
-        losses: Losses = method(
+        outputs = BatchOutputs(
             self._output(self.labelled),
             self.labels,
             self._output(self.weak) if method.uses_unlabelled else None,
@@ -60,6 +61,7 @@ class Batch:
             self.indices,
             self.classifier,
         )
+        losses: Losses = method(outputs)
         return losses
 
     @staticmethod
@@ -156,7 +158,7 @@ def test_freematch_gives_the_published_numbers() -> None:
     strong = torch.tensor([[1, 0.5, 0], [0, 2.0, 0], [0.2, 0, 0.1], [0, 0, 1]])
     method = FreeMatch(3, 4)
     nothing = torch.zeros(4, 2)
-    losses = method(
+    outputs = BatchOutputs(
         Output(torch.zeros(1, 3), torch.zeros(1, 2)),
         torch.tensor([0]),
         Output(weak, nothing),
@@ -164,6 +166,7 @@ def test_freematch_gives_the_published_numbers() -> None:
         torch.arange(4),
         torch.zeros(3, 2),
     )
+    losses = method(outputs)
     assert method.time.item() == pytest.approx(0.33365672, abs=1e-7)
     assert method.mean.tolist() == pytest.approx([0.33339086, 0.33324954, 0.33335960], abs=1e-7)
     assert method.histogram.tolist() == pytest.approx([0.3335, 0.33325, 0.33325], abs=1e-7)
@@ -210,7 +213,8 @@ def test_softmatch_weight_in_numbers() -> None:
 def test_softmatch_takes_a_single_image() -> None:
     method = SoftMatch(CLASSES, POOL)
     one = Output(torch.zeros(1, CLASSES), torch.zeros(1, WIDTH))
-    losses = method(one, torch.tensor([1]), one, one, torch.tensor([0]), torch.zeros(CLASSES, WIDTH))
+    classifier = torch.zeros(CLASSES, WIDTH)
+    losses = method(BatchOutputs(one, torch.tensor([1]), one, one, torch.tensor([0]), classifier))
     assert math.isfinite(losses.total.item()) and method.variance.item() == 1.0
 
 

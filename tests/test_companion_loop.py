@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cma_tune.companion.algorithms import FixMatch, Supervised
+from cma_tune.companion.algorithms import BatchOutputs, FixMatch, Supervised
 from cma_tune.companion.loop import Schedule, Trained, fit, learning_rate, optimizer_of, outputs_of, whole
 from cma_tune.companion.networks import Network, Output, SmallCNN
 from cma_tune.companion.objective import Objective
@@ -170,7 +170,9 @@ def test_the_interplay_terms_are_taken_from_the_whole_batch() -> None:
     x = torch.randn(6, network.width, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     rows = Output(network.classifier(x), x)
-    losses = objective(InterplayLoss(0.4, 0.7))(rows, labels, None, None, labels, network.classifier.weight)
+    losses = objective(InterplayLoss(0.4, 0.7))(
+        BatchOutputs(rows, labels, None, None, labels, network.classifier.weight)
+    )
     terms = interplay_terms(x, network.classifier.weight, labels)
     expected = cross_entropy(rows.logits, labels) - 0.4 * terms.mutual_information
     expected = expected + 0.7 * terms.entropy_difference
@@ -193,7 +195,8 @@ def test_unlabelled_rows_take_part_where_they_are_confident(view: str, labelled:
     labels, classifier = torch.tensor([0, 1, 2, 1]), torch.randn(CLASSES, 5, generator=generator).double()
     method = FixMatch(CLASSES, 8, threshold=0.8)
     made = Objective(method, InterplayLoss(1.0, 0.5), view, labelled)
-    losses = made(ours, labels, weak, strong, torch.arange(8), classifier)
+    batch = BatchOutputs(ours, labels, weak, strong, torch.arange(8), classifier)
+    losses = made(batch)
     sure = weak.logits.softmax(dim=1).max(dim=1).values >= 0.8
     assert 0 < sure.sum() < 8
     chosen = weak if view == "weak" else strong
@@ -201,7 +204,7 @@ def test_unlabelled_rows_take_part_where_they_are_confident(view: str, labelled:
     if labelled:
         features, targets = torch.cat([ours.features, features]), torch.cat([labels, targets])
     terms = interplay_terms(features, classifier, targets)
-    plain = method(ours, labels, weak, strong, torch.arange(8), classifier).total
+    plain = method(batch).total
     expected = plain - terms.mutual_information + 0.5 * terms.entropy_difference
     assert losses["loss"].item() == pytest.approx(expected.item(), abs=1e-12)
 
@@ -212,7 +215,9 @@ def test_without_a_confident_row_the_interplay_losses_are_0_and_finite() -> None
     unsure = Output(torch.zeros(3, CLASSES), x)
     made = Objective(FixMatch(CLASSES, 3), InterplayLoss(1.0, 1.0), labelled=False)
     labelled = Output(network.classifier(torch.randn(2, network.width)), torch.randn(2, network.width))
-    losses = made(labelled, torch.tensor([0, 1]), unsure, unsure, torch.arange(3), network.classifier.weight)
+    weight = network.classifier.weight
+    batch = BatchOutputs(labelled, torch.tensor([0, 1]), unsure, unsure, torch.arange(3), weight)
+    losses = made(batch)
     losses["loss"].backward()
     assert losses["mutual_information"].item() == 0 == losses["entropy_difference"].item()
     assert x.grad is not None and x.grad.abs().max() == 0
@@ -223,7 +228,7 @@ def test_temperature_divides_all_logits() -> None:
     logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.5, 3.0, -1.0]]), torch.tensor([0, 2])
     rows = Output(logits, torch.zeros(2, 4))
     made = Objective(Supervised(CLASSES, 0), temperature=4.0)
-    losses = made(rows, labels, None, None, labels, torch.zeros(CLASSES, 4))
+    losses = made(BatchOutputs(rows, labels, None, None, labels, torch.zeros(CLASSES, 4)))
     expected = -torch.log_softmax(logits / 4, dim=1)[range(2), labels].mean()
     assert losses["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
 
@@ -233,7 +238,7 @@ def test_rows_go_back_to_the_order_of_the_batch() -> None:
     order = torch.tensor([0, 2, 3, 5, 1, 4])  # labelled 0 1 | weak 2 .. | as ranks bring them
     logits = torch.eye(6)[order]
     step = Step(torch.zeros(0), order, torch.tensor([1, 0]), torch.tensor([3, 4]), (2, 2, 2))
-    labelled, labels, weak, strong, indices = whole(Output(logits, logits), step)
+    labelled, labels, weak, strong, indices, _ = whole(Output(logits, logits), step, torch.eye(6))
     assert weak is not None and strong is not None
     together = torch.cat([labelled.logits, weak.logits, strong.logits])
     assert torch.equal(together, torch.eye(6)) and torch.equal(labels, step.labels)

@@ -12,7 +12,7 @@ from lab_runs import curves_of, lab_config
 from safetensors.torch import load_file
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
-from cma_tune.companion.algorithms import algorithm
+from cma_tune.companion.algorithms import BatchOutputs, algorithm
 from cma_tune.companion.lab import temperature
 from cma_tune.companion.lab.command import lab
 from cma_tune.companion.loop import outputs_of
@@ -34,9 +34,8 @@ def test_the_loss_is_cross_entropy_of_cooled_logits(t: float) -> None:
     torch.manual_seed(0)
     logits, labels = 3 * torch.randn(8, 5), torch.randint(5, (8,))
     objective = Objective(algorithm("supervised", 5, 8), temperature=t)
-    losses = objective(
-        Output(logits, torch.randn(8, 4)), labels, None, None, torch.empty(0), torch.randn(5, 4)
-    )
+    rows = Output(logits, torch.randn(8, 4))
+    losses = objective(BatchOutputs(rows, labels, None, None, torch.empty(0), torch.randn(5, 4)))
     assert losses["loss"].item() == pytest.approx(cooled_loss(logits, labels, t), rel=1e-6)
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cma_tune.checkpoint import Position, load_checkpoint, save_checkpoint
+from cma_tune.companion.algorithms import BatchOutputs
 from cma_tune.companion.networks import Network, Output
 from cma_tune.companion.objective import Objective
 from cma_tune.companion.steps import Step, Steps
@@ -156,7 +157,7 @@ def fit(
                 group["lr"] = rate
             step = data.step(number)
             images = step.images.to(memory_format=torch.channels_last) if channels_last else step.images
-            losses = objective(*whole(model(images), step), network.classifier.weight)
+            losses = objective(whole(model(images), step, network.classifier.weight))
             stepper.zero_grad()
             accelerator.backward(losses["loss"])
             values = _numbers(losses)
@@ -177,20 +178,15 @@ def fit(
     return at.history
 
 
-def whole(output: Output, step: Step) -> tuple[Output, Tensor, Output | None, Output | None, Tensor]:
-    """Outputs of the global batch on every process, with gradients, and what belongs to them.
-
-    Returns:
-        Outputs of the labelled images, their labels, outputs of the weak and the strong views (None where a
-        step has none), and the places of the unlabelled images.
-    """
+def whole(output: Output, step: Step, classifier: Tensor) -> BatchOutputs:
+    """Outputs of the global batch on every process, with gradients, from this process's share of them."""
     width = output.logits.shape[1]
     rows = gather_rows(torch.cat([output.logits, output.features], dim=1).float())
     rows = torch.empty_like(rows).index_copy(0, step.order, rows)  # from the order of ranks to the batch's
     parts = rows.split(step.sizes)
     outputs = [Output(part[:, :width], part[:, width:]) if len(part) else None for part in parts]
     assert outputs[0] is not None
-    return outputs[0], step.labels, outputs[1], outputs[2], step.indices
+    return BatchOutputs(outputs[0], step.labels, outputs[1], outputs[2], step.indices, classifier)
 
 
 def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cma_tune.companion.algorithms import Algorithm, Losses
+from cma_tune.companion.algorithms import Algorithm, BatchOutputs, Losses
 from cma_tune.companion.networks import Output
 from cma_tune.losses import InterplayLoss
 
@@ -30,31 +30,17 @@ class Objective:
     labelled: bool = True
     temperature: float = 1.0
 
-    def __call__(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> dict[str, Tensor]:
-        """The loss under ``"loss"``, and its terms.
-
-        Args:
-            labelled: logits ``[B_l, C]`` and features ``[B_l, D]``.
-            labels: ``[B_l]``.
-            weak, strong: outputs of the two views of unlabelled images, ``[B_u, C]`` and ``[B_u, D]``.
-            indices: places of the unlabelled images in their pool, ``[B_u]``.
-            classifier: its weight, ``[C, D]``.
-        """
-        cooled = [self._cooled(output) for output in (labelled, weak, strong)]
-        assert cooled[0] is not None
-        losses = self.algorithm(cooled[0], labels, cooled[1], cooled[2], indices, classifier)
+    def __call__(self, batch: BatchOutputs) -> dict[str, Tensor]:
+        """The loss under ``"loss"``, and its terms."""
+        labelled = self._cooled(batch.labelled)
+        assert labelled is not None
+        cooled = batch._replace(
+            labelled=labelled, weak=self._cooled(batch.weak), strong=self._cooled(batch.strong)
+        )
+        losses = self.algorithm(cooled)
         total, terms = losses.total, dict(losses.terms)
         if self.interplay is not None:
-            unlabelled = strong if self.view == "strong" and strong is not None else weak
-            added, parts = self.interplay(*self._rows(labelled, labels, unlabelled, losses, classifier))
+            added, parts = self.interplay(*self._rows(batch, losses))
             total = total + added
             terms |= parts
         return {"loss": total, **terms}
@@ -64,14 +50,13 @@ class Objective:
             return output
         return Output(output.logits / self.temperature, output.features)
 
-    def _rows(
-        self, labelled: Output, labels: Tensor, unlabelled: Output | None, losses: Losses, classifier: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _rows(self, batch: BatchOutputs, losses: Losses) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features, classifier, labels and mask of the rows that take part."""
-        features, targets = [labelled.features], [labels]
-        masks = [torch.full_like(labels, self.labelled or unlabelled is None, dtype=torch.bool)]
+        unlabelled = batch.strong if self.view == "strong" and batch.strong is not None else batch.weak
+        features, targets = [batch.labelled.features], [batch.labels]
+        masks = [torch.full_like(batch.labels, self.labelled or unlabelled is None, dtype=torch.bool)]
         if unlabelled is not None and losses.pseudo_labels is not None and losses.mask is not None:
             features.append(unlabelled.features)
             targets.append(losses.pseudo_labels)
             masks.append(losses.mask)
-        return torch.cat(features), classifier, torch.cat(targets), torch.cat(masks)
+        return torch.cat(features), batch.classifier, torch.cat(targets), torch.cat(masks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cma_tune.companion.algorithms.base import Algorithm, Losses
+from cma_tune.companion.algorithms.base import Algorithm, BatchOutputs, Losses
 from cma_tune.companion.algorithms.fixmatch import FixMatch
 from cma_tune.companion.algorithms.flexmatch import FlexMatch
 from cma_tune.companion.algorithms.freematch import FreeMatch
@@ -33,6 +33,7 @@ def algorithm(name: str, classes: int, pool: int, **options: Any) -> Algorithm:
 __all__ = [
     "ALGORITHMS",
     "Algorithm",
+    "BatchOutputs",
     "FixMatch",
     "FlexMatch",
     "FreeMatch",

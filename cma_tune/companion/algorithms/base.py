@@ -11,6 +11,26 @@ from torch.nn.functional import cross_entropy
 from cma_tune.companion.networks import Output
 
 
+class BatchOutputs(NamedTuple):
+    """The network's outputs over a global batch, and what belongs to them.
+
+    Attributes:
+        labelled: of the labelled images, logits ``[B_l, C]`` and features ``[B_l, D]``.
+        labels: theirs, ``[B_l]``, int64.
+        weak: of the weak views of unlabelled images, ``[B_u, C]`` and ``[B_u, D]``; None without such.
+        strong: the same of their strong views.
+        indices: which images these are, places in their pool, ``[B_u]``.
+        classifier: the last layer's weight, ``[C, D]``.
+    """
+
+    labelled: Output
+    labels: Tensor
+    weak: Output | None
+    strong: Output | None
+    indices: Tensor
+    classifier: Tensor
+
+
 class Losses(NamedTuple):
     """What an algorithm makes of a batch.
 
@@ -52,25 +72,8 @@ class Algorithm(nn.Module):
         self.classes = classes
         self.pool = pool
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
-        """The losses of one batch.
-
-        Args:
-            labelled: logits ``[B_l, C]`` and features ``[B_l, D]``.
-            labels: ``[B_l]``, int64.
-            weak: of the weak views of unlabelled images, logits ``[B_u, C]``, features ``[B_u, D]``.
-            strong: the same of their strong views.
-            indices: which images these are, places in their pool, ``[B_u]``.
-            classifier: the last layer's weight, ``[C, D]``.
-        """
+    def forward(self, batch: BatchOutputs) -> Losses:
+        """The losses of one batch."""
         raise NotImplementedError
 
 

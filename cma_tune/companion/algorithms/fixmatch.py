@@ -5,8 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cma_tune.companion.algorithms.base import Algorithm, Losses, confidence, masked_cross_entropy, share
-from cma_tune.companion.networks import Output
+from cma_tune.companion.algorithms.base import (
+    Algorithm,
+    BatchOutputs,
+    Losses,
+    confidence,
+    masked_cross_entropy,
+    share,
+)
 
 
 class FixMatch(Algorithm):
@@ -27,22 +33,15 @@ class FixMatch(Algorithm):
         self.unlabelled_weight = unlabelled_weight
         self.threshold = threshold
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
+    def forward(self, batch: BatchOutputs) -> Losses:
         """See `Algorithm`."""
+        weak, strong = batch.weak, batch.strong
         assert weak is not None
         _, largest, pseudo_labels = confidence(weak.logits)
-        mask = self.confident(largest, pseudo_labels, indices)
+        mask = self.confident(largest, pseudo_labels, batch.indices)
         learns = strong if self.uses_strong else weak
         assert learns is not None
-        supervised = cross_entropy(labelled.logits, labels)
+        supervised = cross_entropy(batch.labelled.logits, batch.labels)
         unlabelled = masked_cross_entropy(learns.logits, pseudo_labels, mask.to(learns.logits))
         total = supervised + self.unlabelled_weight * unlabelled
         terms = {"supervised": supervised, "unlabelled": unlabelled, "confident": share(mask)}

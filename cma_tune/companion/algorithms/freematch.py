@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cma_tune.companion.algorithms.base import Algorithm, Losses, confidence, masked_cross_entropy, share
-from cma_tune.companion.networks import Output
+from cma_tune.companion.algorithms.base import (
+    Algorithm,
+    BatchOutputs,
+    Losses,
+    confidence,
+    masked_cross_entropy,
+    share,
+)
 
 
 class FreeMatch(Algorithm):
@@ -52,22 +58,15 @@ class FreeMatch(Algorithm):
         self.register_buffer("mean", torch.full((classes,), 1 / classes))
         self.register_buffer("histogram", torch.full((classes,), 1 / classes))
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
+    def forward(self, batch: BatchOutputs) -> Losses:
         """See `Algorithm`."""
+        weak, strong = batch.weak, batch.strong
         assert weak is not None and strong is not None
         probabilities, largest, pseudo_labels = confidence(weak.logits)
         self._follow(probabilities, largest, pseudo_labels)
         threshold = self.time * self.mean / self.mean.max()
         mask = largest >= threshold[pseudo_labels]
-        supervised = cross_entropy(labelled.logits, labels)
+        supervised = cross_entropy(batch.labelled.logits, batch.labels)
         unlabelled = masked_cross_entropy(strong.logits, pseudo_labels, mask.to(strong.logits))
         fairness = self.fairness(strong.logits[mask])
         total = supervised + self.unlabelled_weight * unlabelled + self.fairness_weight * fairness

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cma_tune.companion.algorithms.base import Losses
+from cma_tune.companion.algorithms.base import BatchOutputs, Losses
 from cma_tune.companion.algorithms.freematch import FreeMatch
-from cma_tune.companion.networks import Output
 
 
 class OTMatch(FreeMatch):
@@ -40,21 +39,12 @@ class OTMatch(FreeMatch):
         self.transport_weight = transport_weight
         self.register_buffer("cost", 1 - torch.eye(classes))
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
+    def forward(self, batch: BatchOutputs) -> Losses:
         """See `Algorithm`."""
-        total, terms, pseudo_labels, mask = super().forward(
-            labelled, labels, weak, strong, indices, classifier
-        )
+        total, terms, pseudo_labels, mask = super().forward(batch)
+        strong = batch.strong
         assert strong is not None and pseudo_labels is not None and mask is not None
-        self._follow_classifier(classifier)
+        self._follow_classifier(batch.classifier)
         costs = self.cost.to(strong.logits)[pseudo_labels]  # [B_u, C]
         moved = (costs * strong.logits.softmax(dim=1)).sum(dim=1)
         transport = (mask.to(moved) * moved).mean()

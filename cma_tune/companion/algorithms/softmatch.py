@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cma_tune.companion.algorithms.base import Algorithm, Losses, confidence, masked_cross_entropy, share
-from cma_tune.companion.networks import Output
+from cma_tune.companion.algorithms.base import (
+    Algorithm,
+    BatchOutputs,
+    Losses,
+    confidence,
+    masked_cross_entropy,
+    share,
+)
 
 Alignment = Literal["torchssl", "usb", "none"]
 
@@ -70,22 +76,15 @@ class SoftMatch(Algorithm):
         self.register_buffer("average", torch.full((classes,), 1 / classes))
         self.register_buffer("started", torch.tensor(False))
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
+    def forward(self, batch: BatchOutputs) -> Losses:
         """See `Algorithm`."""
+        weak, strong = batch.weak, batch.strong
         assert weak is not None and strong is not None
         probabilities, largest, pseudo_labels = confidence(weak.logits)
-        aligned = self._aligned(probabilities, labelled.logits).max(dim=1).values
+        aligned = self._aligned(probabilities, batch.labelled.logits).max(dim=1).values
         self._follow(aligned if self.alignment == "usb" else largest)
         weight = self.weight(aligned)
-        supervised = cross_entropy(labelled.logits, labels)
+        supervised = cross_entropy(batch.labelled.logits, batch.labels)
         unlabelled = masked_cross_entropy(strong.logits, pseudo_labels, weight.to(strong.logits))
         mask = aligned >= self.center
         terms = {"supervised": supervised, "unlabelled": unlabelled, "weight": weight.mean()}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cma_tune.companion.algorithms.base import Algorithm, Losses
-from cma_tune.companion.networks import Output
+from cma_tune.companion.algorithms.base import Algorithm, BatchOutputs, Losses
 
 
 class Supervised(Algorithm):
@@ -16,15 +14,7 @@ class Supervised(Algorithm):
     uses_unlabelled = False
     uses_strong = False
 
-    def forward(
-        self,
-        labelled: Output,
-        labels: Tensor,
-        weak: Output | None,
-        strong: Output | None,
-        indices: Tensor,
-        classifier: Tensor,
-    ) -> Losses:
+    def forward(self, batch: BatchOutputs) -> Losses:
         """See `Algorithm`; everything but the labelled images is ignored."""
-        loss = cross_entropy(labelled.logits, labels)
+        loss = cross_entropy(batch.labelled.logits, batch.labels)
         return Losses(loss, {"supervised": loss})
