@@ -62,6 +62,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ("training_step", STEP, 1, "stored, times faster"),
         ("cma_loss", (), 4, "times faster"),
         ("interplay_losses", ("--quick",), 2, "times faster"),
+        ("augmentation", ("--quick",), 1, "times faster"),
         (
             "freematch_step",
             ("--network=small-cnn", "--batch=4", "--ratio=1", "--steps=1"),
@@ -89,4 +90,5 @@ def test_a_whole_run(script: Any, tmp_path: Path) -> None:
 
 def test_there_is_no_other_script() -> None:
     names = {"text_step", "cocoop_step", "training_step", "cma_loss", "few_shot_run", "speed_tools"}
+    names |= {"interplay_losses", "freematch_step", "augmentation"}
     assert {path.stem for path in FOLDER.glob("*.py")} == names
