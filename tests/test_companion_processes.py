@@ -62,7 +62,11 @@ def check_the_same(name: str, two: Path, one: Path) -> None:
     assert theirs["training"]["losses"] == pytest.approx(ours["training"]["losses"], abs=1e-5), name
     curves: list[list[dict[str, Any]]] = [json.loads((run / "curves.json").read_text()) for run in (two, one)]
     for theirs_at, ours_at in zip(*curves, strict=True):
-        assert theirs_at == pytest.approx(ours_at, rel=1e-3, abs=1e-3), name
+        for entry, value in ours_at.items():
+            # Networks that have hardly begun have ties among their logits: rounding may turn two images over.
+            apart = 2 * 100 / 355 if "accuracy" in entry else 1e-3
+            assert theirs_at[entry] == pytest.approx(value, rel=1e-3, abs=apart), (name, entry)
+        assert theirs_at.keys() == ours_at.keys()
     weights = [load_file(run / "model.safetensors") for run in (two, one)]
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():
