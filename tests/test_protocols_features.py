@@ -215,7 +215,7 @@ def test_prune_one_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ("typed", "part"),
     [
         ([], "--action"),
-        (["biuld"], "'build', 'list', 'verify', 'prune'"),
+        (["biuld"], "build, list, verify, prune"),
         (["build", "list"], "one action"),
         (["build", "--parts", "tests"], "train, val, test, got 'tests' (did you mean 'test'?)"),
         (["build", "--parts", "[]"], "got none"),
