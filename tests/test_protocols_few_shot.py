@@ -52,7 +52,7 @@ def test_a_record_says_all_there_is_to_say(tmp_path: Path) -> None:
     picked = few_shot_split(split, 2, 3)
     assert record.protocol == "few-shot"
     # The whole config, what was left open filled in: precision by accelerate, the optimiser by the method.
-    optim = OptimConfig("sgd", 3, 7, 0.05, warmup_lr=1e-5, momentum=0.9, weight_decay=5e-4)
+    optim = OptimConfig("sgd", 3, 7, 0.05, warmup_lr=1e-5, momentum=0.9, weight_decay=5e-4, schedule="cosine")
     expected = asdict(replace(config, mixed_precision="no", optim=optim))
     others = {block for blocks in BLOCKS.values() for block in blocks} - {"context"}  # of other methods
     assert record.config == {name: value for name, value in expected.items() if name not in others}
