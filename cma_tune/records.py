@@ -165,6 +165,27 @@ def finished_record(run: Identified) -> Record | None:
     return record
 
 
+def finished_on(run: Identified, data: str, what: str) -> Record | None:
+    """The record of `run` if it is finished, None if it has none.
+
+    Args:
+        run: which one.
+        data: digest of the data that the run would be made with.
+        what: these are, in words.
+
+    Raises:
+        UserError: its folder holds another run's record, or one of other data.
+    """
+    record = finished_record(run)
+    if record is not None and record.dataset["split"] != data:
+        raise UserError(
+            f"Expected the {what} of {record.config['dataset']} that the record in {run.folder()} was made "
+            f"with ({record.dataset['split'][:12]}), got {data[:12]}; "
+            "choose another --output for the changed dataset."
+        )
+    return record
+
+
 def _named_no_templates(run: Identified, record: Record) -> bool:
     """Whether it is the same zero-shot run, from when the dataset's own templates were no part of a run."""
     if not isinstance(run, Run) or run.protocol != "zero-shot":

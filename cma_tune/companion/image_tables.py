@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cma_tune.companion.pools import Pool, Pools, no_images, pixels_of
 from cma_tune.data.dataset import SourceOptions
-from cma_tune.data.parts import find_parts
+from cma_tune.data.parts import find_published_parts
 from cma_tune.data.tables import TableImages, open_table, table_labels, with_images
 from cma_tune.errors import UserError
 
@@ -63,7 +63,7 @@ def read_table(
     """
     table = open_table(place)
     options = _adapted(KNOWN_TABLES[name], options, table)
-    found = _parts(options, table, place)
+    found = find_published_parts(options, table, place)
     tables = {own: with_images(table[own], own, place, options) for own in found.values()}
     names, labels = table_labels(tables, place, options)
     further = [_unlabelled(name, table, place)] if unlabelled else []
@@ -86,16 +86,6 @@ def read_table(
         pixels[further[0]] if further else None,
         tuple(_positions(pixels[part], pools["train"].images, part, place) for part in chosen),
     )
-
-
-def _parts(options: SourceOptions, table: Mapping[str, Any], place: str) -> dict[str, str]:
-    found = find_parts(options, list(table), place)
-    if not {"train", "test"} <= set(found):
-        raise UserError(
-            f"Expected parts {options.train_split} and {options.test_split} in {place}, "
-            f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
-        )
-    return found
 
 
 def _unlabelled(name: str, table: Mapping[str, Any], place: str) -> str:

@@ -18,11 +18,10 @@ from cma_tune.companion.networks import Network, Output
 from cma_tune.companion.setup import CompanionSetup, objective_of, schedule_of
 from cma_tune.companion.steps import Steps
 from cma_tune.companion_options import CompanionRun, SupervisedConfig, expand_companion, recipe_network
-from cma_tune.errors import UserError
 from cma_tune.files import write_atomically, write_json
 from cma_tune.metrics import CollapseMonitor, accuracy, per_class_accuracy
 from cma_tune.predictions import save_predictions
-from cma_tune.records import Record, finished_record, save_record, versions
+from cma_tune.records import Record, finished_on, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import Checkpointing
 
@@ -89,14 +88,7 @@ def finished(run: CompanionRun, setup: CompanionSetup) -> Record | None:
     Raises:
         UserError: its folder holds another run's record, or the dataset has changed since.
     """
-    record = finished_record(run)
-    if record is not None and record.dataset["split"] != setup.digest:
-        raise UserError(
-            f"Expected the images of {run.config.dataset} that the record in {run.folder()} was made with "
-            f"({record.dataset['split'][:12]}), got {setup.digest[:12]}; "
-            "choose another --output for the changed dataset."
-        )
-    return record
+    return finished_on(run, setup.digest, "images")
 
 
 def train_one(setup: CompanionSetup, run: CompanionRun) -> Record:

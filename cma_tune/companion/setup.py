@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from cma_tune.accelerators import make_accelerator
-from cma_tune.companion.algorithms import Algorithm, algorithm
+from cma_tune.companion.algorithms import ALGORITHMS, Algorithm, algorithm
 from cma_tune.companion.augmentation import normalize
 from cma_tune.companion.batch_norm import synchronise_batch_norm
 from cma_tune.companion.image_sets import ImageSet, load_image_set
@@ -131,7 +131,7 @@ class CompanionSetup:
         """
         unlabelled = strong = False
         if isinstance(config, SemiSupervisedConfig):
-            kind = self.algorithm(config, 1)
+            kind = ALGORITHMS[config.algorithm]
             unlabelled, strong = kind.uses_unlabelled, kind.uses_strong
         batch = config.schedule.batch_size
         return Steps(

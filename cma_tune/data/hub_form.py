@@ -14,7 +14,7 @@ from cma_tune.data.dataset import Dataset, SourceOptions
 from cma_tune.data.hub_labels import label_of_each
 from cma_tune.data.hub_repositories import HUB, HubForm
 from cma_tune.data.layouts import miniature_sizes
-from cma_tune.data.parts import complete, find_parts
+from cma_tune.data.parts import complete, find_published_parts
 from cma_tune.data.splits import Item, Split, check_split, read_coop_split
 from cma_tune.data.stem_splits import KEYS, published_order
 from cma_tune.data.tables import TableImages, open_table, with_images
@@ -152,13 +152,7 @@ def _parts(
             f"Expected a part '{options.test_split}' in {place}, got {', '.join(table)}; "
             "name it with --source.test_split."
         )
-    found = find_parts(options, list(table), place)
-    if not {"train", "test"} <= set(found):
-        raise UserError(
-            f"Expected parts {options.train_split} and {options.test_split} in {place}, "
-            f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
-        )
-    return found
+    return find_published_parts(options, list(table), place)
 
 
 def _labels(

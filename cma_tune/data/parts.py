@@ -46,6 +46,21 @@ def find_parts(options: SourceOptions, present: Collection[str], place: str) -> 
     return found
 
 
+def find_published_parts(options: SourceOptions, present: Collection[str], place: str) -> dict[str, str]:
+    """As `find_parts`, where train and test have to be there.
+
+    Raises:
+        UserError: one of them is not, or see `find_parts`.
+    """
+    found = find_parts(options, present, place)
+    if not {"train", "test"} <= set(found):
+        raise UserError(
+            f"Expected parts {options.train_split} and {options.test_split} in {place}, "
+            f"got {', '.join(present)}; name them with --source.train_split and --source.test_split."
+        )
+    return found
+
+
 def complete(
     parts: Mapping[str, Sequence[Item]], class_names: Sequence[str], place: str
 ) -> tuple[Split, str]:

@@ -20,7 +20,7 @@ from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
-from cma_tune.records import Record, finished_record, save_record, versions
+from cma_tune.records import Record, finished_on, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossError, evaluate, fit
 
@@ -71,14 +71,7 @@ def finished(run: Run, setup: Setup) -> Record | None:
     Raises:
         UserError: its folder holds another run's record, or the dataset's split has changed since.
     """
-    record = finished_record(run)
-    if record is not None and record.dataset["split"] != setup.split_digest:
-        raise UserError(
-            f"Expected the split of {run.config.dataset} that the record in {run.folder()} was made with "
-            f"({record.dataset['split'][:12]}), got {setup.split_digest[:12]}; "
-            "choose another --output for the changed dataset."
-        )
-    return record
+    return finished_on(run, setup.split_digest, "split")
 
 
 def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, Any]]:

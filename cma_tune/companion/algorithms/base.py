@@ -98,3 +98,8 @@ def masked_cross_entropy(logits: Tensor, pseudo_labels: Tensor, weight: Tensor) 
 def share(mask: Tensor) -> Tensor:
     """The share of True in a mask, a scalar."""
     return mask.to(torch.float32).mean()
+
+
+def move(average: Tensor, now: Tensor, momentum: float) -> None:
+    """Move a running average, a buffer without gradient, in place: m·average + (1−m)·now."""
+    average.mul_(momentum).add_((1 - momentum) * now.to(average))

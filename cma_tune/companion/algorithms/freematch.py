@@ -12,6 +12,7 @@ from cma_tune.companion.algorithms.base import (
     Losses,
     confidence,
     masked_cross_entropy,
+    move,
     share,
 )
 
@@ -81,7 +82,7 @@ class FreeMatch(Algorithm):
             (self.mean, probabilities.mean(dim=0)),
             (self.histogram, histogram),
         ):
-            average.mul_(self.momentum).add_((1 - self.momentum) * now.to(average))
+            move(average, now, self.momentum)
 
     def fairness(self, logits: Tensor) -> Tensor:
         """L_f of the confident rows' strong logits ``[n, C]``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cma_tune.companion.algorithms.base import BatchOutputs, Losses
+from cma_tune.companion.algorithms.base import BatchOutputs, Losses, move
 from cma_tune.companion.algorithms.freematch import FreeMatch
 
 
@@ -54,4 +54,4 @@ class OTMatch(FreeMatch):
     @torch.no_grad()
     def _follow_classifier(self, classifier: Tensor) -> None:
         rows = normalize(classifier.detach().to(self.cost), dim=1)
-        self.cost.mul_(self.momentum).add_((1 - self.momentum) * (1 - rows @ rows.T))
+        move(self.cost, 1 - rows @ rows.T, self.momentum)

@@ -14,6 +14,7 @@ from cma_tune.companion.algorithms.base import (
     Losses,
     confidence,
     masked_cross_entropy,
+    move,
     share,
 )
 
@@ -118,4 +119,4 @@ class SoftMatch(Algorithm):
             self._move(self.variance, largest.var())
 
     def _move(self, average: Tensor, now: Tensor) -> None:
-        average.mul_(self.momentum).add_((1 - self.momentum) * now.to(average))
+        move(average, now, self.momentum)
