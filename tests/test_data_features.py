@@ -327,6 +327,18 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert not list(store.rglob("*.tmp"))
 
 
+def test_a_shard_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, items = folder_of(tmp_path / "images", 2)
+    fill(tmp_path / "store", images, items)
+    (path,) = shards(tmp_path / "store")
+
+    def again(*arguments: object, **options: object) -> None:
+        raise AssertionError("A second opening: the file may have been pruned since the first.")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", again)
+    read_shard(path)
+
+
 def test_a_space_reads_back(tmp_path: Path) -> None:
     images, items = folder_of(tmp_path / "images", 2)
     fill(tmp_path / "store", images, items, Space("b", "p", "fp16", {"seed": 3}))

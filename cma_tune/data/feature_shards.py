@@ -180,12 +180,13 @@ def read_shard(path: Path) -> tuple[Header, list[bytes], Tensor]:
 
 def _read(path: Path, names: Sequence[str]) -> tuple[Header, list[Tensor]]:
     try:
-        with safe_open(str(path), framework="pt") as handle:
+        # As arrays: the file is opened once, while "pt" opens it a second time, when it may be gone.
+        with safe_open(str(path), framework="numpy") as handle:
             metadata = handle.metadata() or {}
             images, features = (handle.get_slice(name) for name in ("images", "features"))
             shapes = images.get_shape(), features.get_shape()
             kinds = images.get_dtype(), features.get_dtype()
-            tensors = [handle.get_tensor(name) for name in names]
+            tensors = [torch.from_numpy(handle.get_tensor(name)) for name in names]
         header = _header(metadata, shapes, kinds)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedShardError(str(error) or type(error).__name__) from None
