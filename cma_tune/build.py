@@ -28,7 +28,7 @@ from cma_tune.data.images import Augmentation, Transform, train_transform
 from cma_tune.data.memory import RememberedImages
 from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.data.splits import Item, Split
-from cma_tune.errors import UserError
+from cma_tune.fitting import gather_in_order
 from cma_tune.learners import Learner, Support, ZeroShot
 from cma_tune.learners.saving import LEARNERS
 from cma_tune.methods import Given, make_learner
@@ -159,15 +159,43 @@ class Setup:
         with self.accelerator.autocast():
             return self.backbone.encode_image(images).float()
 
-    def test_features(self) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]`` and labels ``[N]`` of the whole test part, kept for the runs that follow."""
+    def test_features(self, learner: Learner | None = None) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and labels ``[N]`` of the whole test part, as `learner` encodes them.
+
+        Those of the frozen backbone are kept for the runs that follow.
+        """
+        test = self.dataset.split.test
+        if learner is not None and learner.trains_images:
+            return self._learned_features(learner, test)
         if self._test is None:
-            self._test = self.features(self.dataset.split.test, "test images")
+            self._test = self.features(test, "test images")
         return self._test
 
-    def validation_features(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]`` and labels ``[N]`` of the few-shot validation picks."""
+    def validation_features(self, items: Sequence[Item], learner: Learner) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and labels ``[N]`` of the few-shot validation picks, encoded by `learner`."""
+        if learner.trains_images:
+            return self._learned_features(learner, items)
         return self.features(items, "validation images")
+
+    @torch.no_grad()
+    def _learned_features(self, learner: Learner, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]`` and labels ``[N]`` under the test transform; each process encodes its share."""
+        accelerator, config = self.accelerator, self.config
+        share = Share(accelerator.process_index, accelerator.num_processes).of(range(len(items)))
+        learner.eval()
+
+        def encode(images: Tensor) -> Tensor:
+            with accelerator.autocast():
+                return learner.encode_images(images).float()
+
+        # A process without an image still encodes one: its empty [0, D] needs the right D.
+        mine = [items[index] for index in share or [0]]
+        features = encode_items(
+            *(mine, self.dataset.images, self.backbone.transform, encode, accelerator.device),
+            *(config.eval_batch_size, config.workers),
+        )[: len(share)]
+        rows = gather_in_order(features.to(accelerator.device), len(items), accelerator).cpu()
+        return rows, torch.tensor([item.label for item in items], dtype=torch.long)
 
     def features(self, items: Sequence[Item], what: str, view: View | None = None) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and labels ``[N]`` of `items` under the test transform, or under one view.
@@ -209,16 +237,7 @@ class Setup:
         return train_transform(preprocessing.size, preprocessing.mean, preprocessing.std, augmentation)
 
     def train_batches(self, items: Sequence[Item], config: FewShotConfig) -> TrainBatches:
-        """Training data of one run: live crops, or stored views.
-
-        Raises:
-            UserError: stored features of a learner that changes the image side.
-        """
-        if config.train_features == "stored" and LEARNERS[config.learner].trains_images:
-            raise UserError(
-                f"Expected --train-features live for {config.learner}, which changes the image side, "
-                "got stored ones, which would not change with it."
-            )
+        """Training data of one run: live crops, encoded or for the learner to encode, or stored views."""
         accelerator, seed = self.accelerator, config.seeds[0]
         share = Share(accelerator.process_index, accelerator.num_processes)
         assert config.optim.batch_size is not None
@@ -227,7 +246,7 @@ class Setup:
                 items,
                 self._remembered(items, config),
                 self._train_transform(_augmentation(config)),
-                self.encode,
+                None if LEARNERS[config.learner].trains_images else self.encode,
                 accelerator.device,
                 config.optim.batch_size,
                 seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
-from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED
+from cma_tune.method_options import BLOCKS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
 
 
 def check(config: ZeroShotConfig) -> None:
@@ -119,6 +119,11 @@ def _check_training(config: FewShotConfig) -> None:
 
 
 def _check_method(config: FewShotConfig) -> None:
+    if config.learner in TRAINS_IMAGES and config.train_features == "stored":
+        raise UserError(
+            f"Expected --train-features live for {config.learner}, which changes the image side, "
+            "got stored ones, which would not change with it."
+        )
     if config.learner == "cocoop" and config.context.per_class:
         raise UserError(
             "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false."

@@ -181,6 +181,9 @@ OWN_CLASSES: dict[str, str] = {
 }
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 
+TRAINS_IMAGES: tuple[str, ...] = ()
+"""Methods that learn on the image side too, so that image features change as they learn."""
+
 UNTRAINED: tuple[str, ...] = ("tip_adapter",)
 """Methods without a loss to minimise."""
 

@@ -50,9 +50,9 @@ def class_probabilities(
     chosen = learner if class_names is None else learner.for_classes(class_names)
     items = [Item(str(Path(image).resolve()), 0) for image in images]
     files = FileImages(Path("/"), otherwise="leave it out")
-    backbone = learner.backbone
+    transform = learner.backbone.transform
     with torch.no_grad():
-        features = encode_items(items, files, backbone.transform, backbone.encode_image, device, batch_size)
+        features = encode_items(items, files, transform, learner.encode_images, device, batch_size)
         text = None if chosen.conditioned_on_image else chosen.text_features()
         logits = [chosen(part.to(device), text).logits.cpu() for part in features.split(batch_size)]
     return chosen.class_names, torch.cat(logits).softmax(dim=1)

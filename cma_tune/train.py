@@ -144,12 +144,15 @@ def loss_terms(
         penalty: the CMA loss, gathering across processes if there are several.
         weight: λ.
         processes: how many share the batch.
-        regulariser: of the method, the same on every process, weighed already.
+        regulariser: of the method, weighed already: a scalar that is the same on every process, or one value
+            per image of this share.
     """
     summed = torch.nn.functional.cross_entropy(output.logits, batch.labels, reduction="sum")
     cross_entropy = summed * (processes / batch.size)
     terms = {"loss": cross_entropy, "cross_entropy": cross_entropy}
     if regulariser is not None:
+        if regulariser.dim():
+            regulariser = regulariser.sum() * (processes / batch.size)
         terms |= {"loss": cross_entropy + regulariser, "regulariser": regulariser}
     if weight == 0:  # the method itself, step for step: the penalty is not even computed
         return terms
@@ -205,7 +208,7 @@ def fit(
             sums = dict(position.sums)
             for step, batch in enumerate(_batches(data, position, accelerator), start=position.step):
                 set_rate(optimizer, rate, epoch * per_epoch + step)
-                output = model(batch.image_features)
+                output = model(batch.images)
                 processes, regulariser = accelerator.num_processes, learner.regulariser(output)
                 terms = loss_terms(output, batch, penalty, recipe.cma_weight, processes, regulariser)
                 guide = learner.guide(output)
@@ -220,6 +223,7 @@ def fit(
                 bar.update()
                 if every and (step + 1) % every == 0 and step + 1 < per_epoch:
                     save(Position(epoch, step + 1, sums, position.losses))
+            learner.end_epoch(epoch, recipe.epochs)
             losses = {name: value / per_epoch for name, value in sums.items()}
             accelerator.log({**losses, "learning_rate": rate}, step=(epoch + 1) * per_epoch)
             bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)

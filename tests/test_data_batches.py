@@ -62,9 +62,7 @@ def live(
 
 def same(one: Batch, two: Batch) -> bool:
     return (
-        torch.equal(one.image_features, two.image_features)
-        and torch.equal(one.labels, two.labels)
-        and one.size == two.size
+        torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels) and one.size == two.size
     )
 
 
@@ -177,7 +175,7 @@ def test_stored_views_equal_live_crops() -> None:
         assert len(pairs) == stored.steps_per_epoch() == live(4, seed).steps_per_epoch() == 2
         assert all(same(a, b) for a, b in pairs)
     one, again = next(stored.batches(0)), next(live(4, seed).batches(epochs))
-    assert not torch.equal(one.image_features, again.image_features)
+    assert not torch.equal(one.images, again.images)
 
 
 def test_stored_views_go_round() -> None:
@@ -185,7 +183,7 @@ def test_stored_views_go_round() -> None:
     stored = StoredBatches(features, torch.arange(6), 6, seed=0)
     for epoch in range(5):
         (batch,) = stored.batches(epoch)
-        assert torch.equal(batch.image_features[:, 0], batch.labels + 6 * (epoch % 2))
+        assert torch.equal(batch.images[:, 0], batch.labels + 6 * (epoch % 2))
 
 
 def sources() -> Iterator[tuple[str, Callable[[int, Share], StoredBatches | LiveBatches]]]:
@@ -207,8 +205,8 @@ def test_shares_put_together_are_the_batch(
         assert sum(len(part.labels) for part in parts) == batch.size
         for rank, part in enumerate(parts):
             assert part.size == batch.size
-            assert part.image_features.shape == (len(part.labels), batch.image_features.shape[1])
-            assert torch.equal(part.image_features, batch.image_features[rank::processes])
+            assert part.images.shape == (len(part.labels), batch.images.shape[1])
+            assert torch.equal(part.images, batch.images[rank::processes])
             assert torch.equal(part.labels, batch.labels[rank::processes])
 
 
@@ -225,7 +223,7 @@ def test_an_epoch_goes_on_where_it_stopped(
 def test_labels_belong_to_their_images() -> None:
     plain = {tuple(row.tolist()): item.label for row, item in zip(views(3, 1)[0], ITEMS, strict=True)}
     for batch in live().batches(0):
-        for row, label in zip(batch.image_features, batch.labels, strict=True):
+        for row, label in zip(batch.images, batch.labels, strict=True):
             assert plain[tuple(row.tolist())] == label
 
 

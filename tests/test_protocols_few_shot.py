@@ -15,13 +15,14 @@ from tiny_runs import backbone, few_shot_config, tiny_clip
 
 import cma_tune.build
 import cma_tune.protocols.runs
+from cma_tune import checks
 from cma_tune.build import Setup
 from cma_tune.config import ContextConfig, FewShotConfig, OptimConfig, ZeroShotConfig, expand
 from cma_tune.data.dataset import BuiltinImages
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.errors import UserError
-from cma_tune.learners import CoOp, from_pretrained
+from cma_tune.learners import from_pretrained
 from cma_tune.method_options import BLOCKS
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
@@ -264,7 +265,7 @@ def test_zero_shot_is_measured_on_both_halves_among_their_own_names(tmp_path: Pa
 def test_stored_features_are_refused_where_the_image_side_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CoOp, "trains_images", True)
+    monkeypatch.setattr(checks, "TRAINS_IMAGES", ("coop",))
     with pytest.raises(UserError, match="Expected --train-features live for coop, which changes the image"):
         run(few_shot_config(tmp_path, train_features="stored"))
 

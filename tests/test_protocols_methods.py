@@ -27,7 +27,7 @@ from cma_tune.learners import (
 )
 from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.saving import LEARNERS
-from cma_tune.method_options import BLOCKS, OWN_CLASSES, UNTRAINED, LearnerName, TipConfig
+from cma_tune.method_options import BLOCKS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED, LearnerName, TipConfig
 from cma_tune.methods import MAKERS, Given, make_learner
 from cma_tune.predict import class_probabilities, words
 from cma_tune.predictions import FILE
@@ -50,6 +50,7 @@ def test_every_method_is_known_everywhere() -> None:
     names = set(get_args(LearnerName))
     assert names == set(LEARNERS) == set(MAKERS) == set(BLOCKS) == set(NAMES) - {"zero_shot"}
     assert {name for name, kind in LEARNERS.items() if issubclass(kind, OwnClasses)} == set(OWN_CLASSES)
+    assert {name for name, kind in LEARNERS.items() if kind.trains_images} == set(TRAINS_IMAGES)
     assert set(UNTRAINED) <= names
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert [name for name in names if f"\n| `{name}` |" not in readme] == []

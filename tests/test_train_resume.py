@@ -179,9 +179,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
 
     def spoilt(self: StoredBatches, number: int, start: int = 0) -> Iterator[Batch]:
         for step, batch in enumerate(original(self, number, start), start=start):
-            wrong = (
-                batch.image_features * value if (number, step) == (epoch, bad_step) else batch.image_features
-            )
+            wrong = batch.images * value if (number, step) == (epoch, bad_step) else batch.images
             yield Batch(wrong, batch.labels, batch.size)
 
     learner = coop(NAMES)

@@ -22,9 +22,15 @@ Encode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of a batch: features ``[b, D]``, labels ``[b]``; `size` counts the whole batch."""
+    """This process's share of a batch.
 
-    image_features: Tensor
+    Attributes:
+        images: features ``[b, D]``, or images ``[b, 3, H, W]`` for learners that encode them.
+        labels: ``[b]``.
+        size: images of the whole batch.
+    """
+
+    images: Tensor
     labels: Tensor
     size: int
 
@@ -89,12 +95,15 @@ class StoredBatches:
 
 @dataclass(frozen=True)
 class LiveBatches:
-    """Batches from images that are augmented and encoded anew in every epoch, as the reference does."""
+    """Batches from images that are augmented and encoded anew in every epoch, as the reference does.
+
+    Without `encode` they hold the images themselves.
+    """
 
     items: Sequence[Item]
     images: ImageSource
     transform: Transform
-    encode: Encode
+    encode: Encode | None
     device: torch.device
     batch_size: int
     seed: int
@@ -109,13 +118,15 @@ class LiveBatches:
         """See `TrainBatches`."""
         order = epoch_order(len(self.items), self.batch_size, self.seed, epoch)[start:]
         shares = [self.share.of(indices) for indices in order]
-        # A process without an image in a batch still encodes one: its empty [0, D] needs the right D.
+        # A process without an image in a batch still loads one: its empty [0, …] needs the right shape.
         encoded = [share or indices[:1] for share, indices in zip(shares, order, strict=True)]
         dataset = ItemImages(self.items, self.images, self.transform, self.seed, epoch)
         loaded = _load(dataset, encoded, self.workers, self.device)
         for indices, share, (images, labels) in zip(order, shares, loaded, strict=True):
-            features = self.encode(images.to(self.device, non_blocking=True))[: len(share)]
-            yield Batch(features, labels[: len(share)].to(self.device, non_blocking=True), len(indices))
+            images = images.to(self.device, non_blocking=True)
+            given = images if self.encode is None else self.encode(images)
+            labels = labels.to(self.device, non_blocking=True)
+            yield Batch(given[: len(share)], labels[: len(share)], len(indices))
 
 
 class _Caught(TorchDataset["tuple[Tensor, int, int] | UserError"]):

@@ -52,7 +52,8 @@ class Learner(nn.Module):
     Attributes:
         name: the method's key in configs and cards.
         conditioned_on_image: text features differ from image to image.
-        trains_images: image features change while it learns, so they can't be stored.
+        trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
+            takes part in training.
         class_names: names the logits stand for, in order.
     """
 
@@ -77,6 +78,10 @@ class Learner(nn.Module):
         """Class embeddings of unit length: ``[C, D]``, or ``[B, C, D]`` for `image_features` ``[B, D]``."""
         raise TypeError(f"{type(self).__name__} is an interface")
 
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` → features ``[B, D]`` of unit length, at least float32."""
+        return self.backbone.encode_image(images)
+
     def for_classes(self, class_names: Sequence[str]) -> Learner:
         """The same learned parameters over other class names (base-to-novel, transfer, prediction).
 
@@ -91,7 +96,12 @@ class Learner(nn.Module):
         return self.backbone.scale.to(values) * values
 
     def regulariser(self, output: PromptOutput) -> Tensor | None:
-        """What the method adds to cross-entropy, weighed already: a scalar, the same on every process."""
+        """What the method adds to cross-entropy, weighed already.
+
+        Returns:
+            A scalar, the same on every process; or one value per image ``[B]``, whose mean over the whole
+            batch is added.
+        """
         return None
 
     def guide(self, output: PromptOutput) -> Tensor | None:
@@ -105,6 +115,9 @@ class Learner(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters as an optimiser takes them; :func:`cma_tune.fitting.set_rate` knows more entries."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """Called after every `epoch` from 0 of `epochs`; what it keeps is part of the learner's state."""
 
     def choose(self, image_features: Tensor, labels: Tensor) -> dict[str, float]:
         """After training, choose what is chosen on the validation images ``[N, D]``, ``[N]``.
@@ -139,14 +152,15 @@ class Learner(nn.Module):
         """
         raise TypeError(f"{cls.__name__} is an interface")
 
-    def forward(self, image_features: Tensor, text_features: Tensor | None = None) -> PromptOutput:
-        """Image features ``[B, D]`` of unit length → `PromptOutput`.
+    def forward(self, images: Tensor, text_features: Tensor | None = None) -> PromptOutput:
+        """Image features ``[B, D]`` of unit length, or images ``[B, 3, H, W]`` → `PromptOutput`.
 
         Args:
-            image_features: from the backbone.
+            images: features from `encode_images`, or images that go through it here.
             text_features: ``[C, D]`` or ``[B, C, D]`` if they were computed before; by default they are
                 computed here.
         """
+        image_features = self.encode_images(images) if images.dim() == 4 else images
         text = self.text_features(image_features) if text_features is None else text_features
         # Logits in full precision whatever autocast says: they are scaled by up to 100.
         with torch.autocast(image_features.device.type, enabled=False):

@@ -62,7 +62,7 @@ def _one(setup: Setup, run: Run) -> Record:
     base_split = picked.restricted_to(base)
     learner, training = train_one(setup, run, base_split)
     figures = validate(setup, learner, base_split)
-    features, labels = setup.test_features()
+    features, labels = setup.test_features(learner)
     novel_names = [picked.class_names[label] for label in novel]
     on_base = evaluate(
         learner, *class_half(features, labels, base), setup.accelerator, config.eval_batch_size

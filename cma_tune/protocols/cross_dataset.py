@@ -204,10 +204,9 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
     plain: list[float] = []
     for name, target in targets.items():
         target.backbone = setup.backbone  # one for all
-        names, (features, labels) = target.dataset.split.class_names, target.test_features()
-        rest = (features, labels, setup.accelerator, config.eval_batch_size)
-        result = evaluate(learner.for_classes(names), *rest)
-        beside = evaluate(target.zero_shot(names), *rest)
+        names, how = target.dataset.split.class_names, (setup.accelerator, config.eval_batch_size)
+        result = evaluate(learner.for_classes(names), *target.test_features(learner), *how)
+        beside = evaluate(target.zero_shot(names), *target.test_features(), *how)
         tested[name] = result
         plain.append(beside.accuracy)
         figures |= {
@@ -220,7 +219,7 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
             "origin": target.dataset.origin,
             "split": target.split_digest,
             "classes": len(names),
-            "test_images": len(labels),
+            "test_images": result.images,
             "templates": list(target.dataset.templates),
         }
     figures["mean_accuracy"] = sum(result.accuracy for result in tested.values()) / len(tested)

@@ -28,7 +28,7 @@ def _one(setup: Setup, run: Run) -> Record:
     split = setup.picks(config)
     learner, training = train_one(setup, run, split)
     figures = validate(setup, learner, split)
-    result = evaluate(learner, *setup.test_features(), setup.accelerator, config.eval_batch_size)
+    result = evaluate(learner, *setup.test_features(learner), setup.accelerator, config.eval_batch_size)
     figures |= {
         "accuracy": result.accuracy,
         "class_similarity": result.class_similarity,

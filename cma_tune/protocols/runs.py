@@ -114,7 +114,7 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
         "train_images": len(split.train),
     }
     if searched(config):
-        training["chosen"] = {"on": ON, **learner.choose(*setup.validation_features(split.val))}
+        training["chosen"] = {"on": ON, **learner.choose(*setup.validation_features(split.val, learner))}
     return learner, training
 
 
@@ -122,7 +122,7 @@ def validate(setup: Setup, learner: Learner, split: Split) -> dict[str, float]:
     """Accuracy over the few-shot validation picks, or nothing where there are none."""
     if not split.val:
         return {}
-    features, labels = setup.validation_features(split.val)
+    features, labels = setup.validation_features(split.val, learner)
     result = evaluate(learner, features, labels, setup.accelerator, setup.config.eval_batch_size)
     return {"validation_accuracy": result.accuracy}
 
