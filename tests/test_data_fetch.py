@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cma_tune.cli import main
 from cma_tune.data import download as download_module
 from cma_tune.data import fetch as fetch_module
 from cma_tune.data.archives import extract
-from cma_tune.data.catalog import ENTRIES
+from cma_tune.data.catalog import ENTRIES, CatalogEntry
 from cma_tune.data.download import OfflineError, download
 from cma_tune.data.fetch import Archive, fetch, fetch_hub
 from cma_tune.data.hub_repositories import HubForm
@@ -147,14 +148,17 @@ def free_port() -> int:
 def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_module, "DRIVE", f"http://127.0.0.1:{free_port()}/?id=")
     monkeypatch.delenv("http_proxy", raising=False)
+    archive = Archive(f"http://127.0.0.1:{free_port()}/dtd-r1.0.1.tar.gz")
+    monkeypatch.setitem(fetch_module.ARCHIVES, "dtd", archive)
+    with pytest.raises(OfflineError):
+        download(archive.url, tmp_path / "file", say=silent)
     started = time.perf_counter()
-    with pytest.raises(OfflineError) as caught:
-        fetch("dtd", tmp_path, silent)
+    split, images = fetch("dtd", tmp_path, silent)
     assert time.perf_counter() - started < 2
-    message = str(caught.value)
-    assert "Expected a network connection to 127.0.0.1" in message
-    assert f"put it at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in message
-    assert f"unpack them as {tmp_path}/dtd/images" in message and "dtd-r1.0.1.tar.gz" in message
+    assert split.startswith("split file: Expected a network connection to 127.0.0.1")
+    assert f"put it at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in split
+    assert images.startswith("images: Expected a network connection to 127.0.0.1")
+    assert f"unpack them as {tmp_path}/dtd/images" in images and "dtd-r1.0.1.tar.gz" in images
     assert not (tmp_path / "dtd").exists()  # an empty folder would look like a dataset's
 
 
@@ -238,13 +242,19 @@ def test_truncated_archives_leave_nothing(suffix: str, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def small(name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
+    """Have the catalogue expect a miniature's images."""
+    monkeypatch.setitem(ENTRIES, name, replace(ENTRIES[name], sizes=sizes))
+    return ENTRIES[name]
+
+
 @pytest.fixture
 def eurosat(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The server has a miniature EuroSAT as archive and split file; gives an empty data root."""
     folder = write_miniature("eurosat", tmp_path / "origin", (1, 1, 1))
     files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "2750").rglob("*.jpg"))}
     server.files["/eurosat.zip"] = zip_of(files, tmp_path / "eurosat.zip").read_bytes()
-    entry = ENTRIES["eurosat"]
+    entry = small("eurosat", (10, 10, 10), monkeypatch)
     server.files[f"/drive?id={entry.split_drive_id}"] = (folder / str(entry.split_file)).read_bytes()
     md5 = hashlib.md5(server.files["/eurosat.zip"]).hexdigest()
     monkeypatch.setattr(fetch_module, "DRIVE", f"{server.url}/drive?id=")
@@ -258,8 +268,10 @@ def test_fetch_brings_split_and_images(
     server.break_after = [10**9, 2000, 0, 0, 0]  # no network in the middle of the images
     with pytest.raises(SystemExit) as exit_code:
         main(["data", "fetch", "eurosat", "--data-root", str(eurosat)])
-    assert exit_code.value.code == 2
-    assert "broke after 2,000 bytes" in capsys.readouterr().err
+    assert exit_code.value.code == 1
+    out = capsys.readouterr().out
+    assert "images: Expected the whole of" in out and "broke after 2,000 bytes" in out
+    assert "the same command goes on from there" in out and out.endswith(f"not complete below {eurosat}\n")
     assert (eurosat / ".downloads/eurosat.zip.part").stat().st_size == 2000
     main(["data", "fetch", "eurosat", "--data-root", str(eurosat)])
     assert server.asked[-1] == "bytes=2000-"
@@ -286,6 +298,7 @@ def test_a_page_in_place_of_the_split_file_is_said(
     assert exit_code.value.code == 1
     out = capsys.readouterr().out
     where = eurosat / "eurosat/split_zhou_EuroSAT.json"
+    assert "split file: Expected the published split file" in out and "something else came" in out
     assert f"Download https://drive.google.com/file/d/{drive_id} in a browser and put it at {where}." in out
     assert (eurosat / "eurosat/2750").is_dir() and not where.exists()
     assert [p.name for p in (eurosat / "eurosat").iterdir()] == ["2750"]
@@ -295,6 +308,7 @@ def test_an_archive_inside_the_archive_and_another_archive(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_miniature("caltech101", tmp_path / "origin", (1, 1, 1))
+    small("caltech101", (100, 100, 100), monkeypatch)
     with tarfile.open(tmp_path / "inner.tar.gz", "w:gz") as tar:
         tar.add(folder / "101_ObjectCategories", "101_ObjectCategories")
     inner = (tmp_path / "inner.tar.gz").read_bytes()
@@ -310,8 +324,80 @@ def test_an_archive_inside_the_archive_and_another_archive(
     assert list((root / ".downloads").iterdir()) == []
     server.files["/c.zip"] = zip_of({"wrong/x.jpg": b"x"}, tmp_path / "w.zip").read_bytes()
     monkeypatch.setitem(fetch_module.ARCHIVES, "imagenet_a", Archive(f"{server.url}/c.zip"))
-    with pytest.raises(UserError, match=r"to hold imagenet-a, but it holds other folders"):
-        fetch("imagenet_a", root, silent)
+    (text,) = fetch("imagenet_a", root, silent)
+    assert "to hold imagenet-a, but it holds other folders" in text
+
+
+def test_what_is_damaged_is_named_and_brought_again(server: Server, eurosat: Path) -> None:
+    split_file = eurosat / "eurosat/split_zhou_EuroSAT.json"
+    (eurosat / "eurosat/2750").mkdir(parents=True)
+    split_file.write_text("garbage")
+    said: list[str] = []
+    assert fetch("eurosat", eurosat, said.append) == []
+    assert said[:2] == [
+        "eurosat: split file: can't be read as JSON",
+        f"eurosat: no images in {eurosat}/eurosat/2750",
+    ]
+    assert split_file.with_name("split_zhou_EuroSAT.json.replaced").read_text() == "garbage"
+    assert len(load_dataset("eurosat", eurosat).split.train) == 10
+    (eurosat / "eurosat/2750/River/River_1.jpg").unlink()
+    content = json.loads(split_file.read_text())
+    split_file.write_text(json.dumps({**content, "test": content["test"][:7]}))
+    said.clear()
+    assert fetch("eurosat", eurosat, said.append) == []
+    assert said[:2] == [
+        "eurosat: 7 instead of 10 test images",
+        "eurosat: absent images: River/River_1.jpg",
+    ]
+    assert len(load_dataset("eurosat", eurosat).split.test) == 10
+
+
+def test_one_host_out_of_reach_does_not_stop_the_other(
+    server: Server, eurosat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached = fetch_module.DRIVE
+    monkeypatch.setattr(fetch_module, "DRIVE", f"http://127.0.0.1:{free_port()}/?id=")
+    with pytest.raises(SystemExit) as exit_code:
+        main(["data", "fetch", "eurosat", "--data-root", str(eurosat)])
+    assert exit_code.value.code == 1
+    out = capsys.readouterr().out
+    assert "split file: Expected a network connection to 127.0.0.1" in out and "images:" not in out
+    assert len(list((eurosat / "eurosat/2750").rglob("*.jpg"))) == 30
+    monkeypatch.setattr(fetch_module, "DRIVE", reached)
+    server.break_after = [100, 0, 0, 0]
+    (text,) = fetch("eurosat", eurosat, silent)
+    assert text.startswith("split file: Expected the whole of") and "broke after 100 bytes" in text
+    assert fetch("eurosat", eurosat, silent) == []
+    assert server.asked[-1] == "bytes=100-"
+    assert len(load_dataset("eurosat", eurosat).split.test) == 10
+
+
+@pytest.mark.parametrize("with_checksum", [True, False])
+def test_a_damaged_archive_on_disk_is_downloaded_again(
+    with_checksum: bool, server: Server, eurosat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_checksum:
+        monkeypatch.setitem(fetch_module.ARCHIVES, "eurosat", Archive(f"{server.url}/eurosat.zip"))
+    (eurosat / ".downloads").mkdir(parents=True)
+    archive = eurosat / ".downloads/eurosat.zip"
+    archive.write_bytes(server.files["/eurosat.zip"][:5000])
+    said: list[str] = []
+    left = fetch("eurosat", eurosat, said.append)
+    if with_checksum:
+        assert left == [] and any("removed and is downloaded again" in text for text in said)
+    else:
+        (text,) = left
+        assert "Expected a whole tar or zip archive" in text
+        assert f"{archive} was removed; the same command downloads it again" in text
+        assert not archive.exists()
+        assert fetch("eurosat", eurosat, silent) == []
+    assert len(load_dataset("eurosat", eurosat).split.test) == 10
+
+
+def test_a_miniature_is_not_taken_for_the_dataset(tmp_path: Path) -> None:
+    write_miniature("eurosat", tmp_path, (1, 1, 1))
+    with pytest.raises(UserError, match=r"Expected no miniature at .*eurosat"):
+        fetch("eurosat", tmp_path, silent)
 
 
 def test_what_can_not_be_fetched_is_said_exactly(tmp_path: Path) -> None:

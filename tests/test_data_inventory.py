@@ -170,7 +170,7 @@ def test_status_says_what_is_there(whole: Path, tmp_path: Path, capsys: pytest.C
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert set(lines) == set(ENTRIES)
     assert " miniature " in lines["eurosat"]
-    assert f"missing: {tmp_path}/dtd/split_zhou_DescribableTextures.json" in lines["dtd"]
+    assert f"split file: missing at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in lines["dtd"]
     assert " absent " in lines["food101"]
 
 
