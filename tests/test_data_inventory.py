@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from cma_tune.cli import main
@@ -183,8 +184,11 @@ def test_list_says_where_everything_comes_from(capsys: pytest.CaptureFixture[str
 
 
 def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets.enable_progress_bars()
     main(["data", "miniature", "eurosat", str(tmp_path), "--per-class", "1,0,1", "--form", "hub"])
-    assert f"--dataset eurosat --data-root hub:{tmp_path}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"--dataset eurosat --data-root hub:{tmp_path}" in said.out and said.err == ""
+    assert not datasets.utils.are_progress_bars_disabled()
     assert (tmp_path / "eurosat/dataset_dict.json").is_file()
 
 

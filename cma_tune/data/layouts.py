@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry, locate
 from cma_tune.data.class_names import class_names, imagenet_names, subset_wnids
-from cma_tune.data.dataset import Dataset, FileImages, check_images_exist
+from cma_tune.data.dataset import DEFAULT_TEMPLATE, Dataset, FileImages, check_images_exist
 from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.labels import read_class_names
 from cma_tune.data.listings import IMAGE_SUFFIXES
@@ -46,6 +46,17 @@ def read_layout(name: str, root: Path, complain: Complain = refuse) -> Dataset:
     return Dataset(name, split, FileImages(folder / entry.images), (entry.template,), origin)
 
 
+def folder_with_split(name: str, images: Path, split_file: Path, complain: Complain = refuse) -> Dataset:
+    """Images of one's own below a folder, with a split file in CoOp's form.
+
+    Raises:
+        UserError: the split file or an image is missing, or it has another form (`complain` may go on).
+    """
+    split = read_coop_split(split_file, name, complain)
+    check_images_exist(split, images, split_file, complain)
+    return Dataset(name, split, FileImages(images), (DEFAULT_TEMPLATE,), f"split {split_file}")
+
+
 def miniature_sizes(folder: Path) -> tuple[int, int, int] | None:
     """Images in train, val and test of a miniature, or None where `folder` holds none."""
     path = folder / MINIATURE
@@ -65,7 +76,7 @@ def _from_split_file(entry: CatalogEntry, path: Path, complain: Complain) -> Spl
     if not path.is_file():  # `locate` has told of it
         return Split((), (), (), ())
     split = read_coop_split(path, entry.name, complain)
-    if len(split.class_names) != entry.classes:
+    if split.class_names and len(split.class_names) != entry.classes:
         complain(
             "classes",
             [f"{len(split.class_names)} in {path.name}"],

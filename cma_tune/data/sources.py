@@ -21,7 +21,7 @@ from cma_tune.data.dataset import (
 )
 from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.hub_form import is_hub_root, read_hub
-from cma_tune.data.layouts import read_layout
+from cma_tune.data.layouts import folder_with_split, read_layout
 from cma_tune.data.listings import csv_file, image_folder
 from cma_tune.data.own_catalog import OwnEntry, own_entries
 from cma_tune.data.splits import Item, Split, check_split
@@ -79,9 +79,12 @@ def load_dataset(
             dataset = read_layout(name, root.expanduser(), complain)
     else:
         options = options or SourceOptions()
-        kind, place = (own.source if own is not None else name).split(":", 1)
+        kind, place = (name if own is None else own.source_of(is_hub_root(root))).split(":", 1)
         options = options if own is None else _with_own(options, own)
-        dataset = _GENERAL[kind](name, place, options, complain)
+        if own is not None and own.split_file is not None and kind == "folder":
+            dataset = folder_with_split(name, Path(place), Path(own.split_file), complain)
+        else:
+            dataset = _GENERAL[kind](name, place, options, complain)
         check_split(dataset.split, name, complain=complain)
     return replace(dataset, templates=tuple(templates) or default_templates(name))
 

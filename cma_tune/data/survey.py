@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,14 @@ class Survey:
 
     dataset: Dataset | None
     faults: dict[str, list[str]]
+
+    def texts(self, among: Callable[[str], bool] = bool) -> list[str]:
+        """The faults of the kinds that `among` takes, a few words each."""
+        return [
+            f"{what}: {found[0] if len(found) == 1 else some_of(found)}"
+            for what, found in self.faults.items()
+            if among(what)
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,8 @@ def shortfalls(entry: CatalogEntry, root: Path) -> Shortfalls:
         UserError: the dataset's folder is missing.
     """
     found = survey(entry.name, root)
-    faults = {what: where[0] if len(where) == 1 else some_of(where) for what, where in found.faults.items()}
-    split = [f"{what}: {text}" for what, text in faults.items() if what not in OF_IMAGES]
-    images = [f"{what}: {text}" for what, text in faults.items() if what in OF_IMAGES]
+    split = found.texts(lambda what: what not in OF_IMAGES)
+    images = found.texts(lambda what: what in OF_IMAGES)
     if found.dataset is None:
         return Shortfalls(split, images)
     parts = found.dataset.split.parts()

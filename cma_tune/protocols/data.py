@@ -15,7 +15,8 @@ from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.miniature import write_miniature
 from cma_tune.data.miniature_hub import write_hub_miniature
 from cma_tune.data.own_catalog import own_entries
-from cma_tune.data.survey import shortfalls
+from cma_tune.data.sources import default_templates
+from cma_tune.data.survey import shortfalls, survey
 from cma_tune.errors import UserError, nearest
 from cma_tune.options import DataConfig
 from cma_tune.source_options import source_options
@@ -62,12 +63,43 @@ def _list(config: DataConfig) -> None:
         if HUB[name].repo is not None:
             print(f"  Hub       {HUB[name].repo} (--data-root hub:)")
     for name, own in own_entries().items():
-        print(f"{name}: {own.source}")
+        classes, _ = _own_state(name, Path(config.data_root))
+        print(f"{name}: {classes}" if classes else f"{name}: classes known once its source is at hand")
+        for template in default_templates(name):
+            print(f"  template  {template}")
+        for source in own.sources:
+            print(f"  source    {source}")
+        if own.split_file is not None:
+            print(f"  split     {own.split_file}")
+        if own.weight is not None:
+            print(f"  λ         {', '.join(_weight(shots, value) for shots, value in own.weight.items())}")
+
+
+def _weight(shots: int, value: float) -> str:
+    return f"{value:g} at {shots} shots" if shots else f"{value:g}"
+
+
+def _own_state(name: str, root: Path) -> tuple[str, list[str]]:
+    """Classes of a dataset of one's own as far as its source is at hand, and its row of the status."""
+    source = own_entries()[name].source_of(is_hub_root(root))
+    if not Path(source.partition(":")[2]).exists():
+        return "", [name, "on the Hub" if source.startswith("hub:") else "absent", "", source]
+    try:
+        found = survey(name, root)
+    except UserError as error:
+        return "", [name, "incomplete", "", str(error)]
+    if found.dataset is None:
+        return "", [name, "incomplete", "", "; ".join(found.texts())]
+    split = found.dataset.split
+    counts = "/".join(f"{len(items):,}" for items in split.parts().values())
+    state = "incomplete" if found.faults else "present"
+    return f"{len(split.class_names)} classes", [name, state, counts, "; ".join(found.texts()) or source]
 
 
 def _status(config: DataConfig) -> None:
     root = Path(config.data_root).expanduser()
     rows = [_status_row(entry, root) for entry in ENTRIES.values()]
+    rows += [_own_state(name, Path(config.data_root))[1] for name in own_entries()]
     print(_table(["dataset", "state", "train/val/test", f"below {root}"], rows))
 
 
