@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
@@ -18,7 +18,7 @@ from cma_tune.data.hub_form import KeyedImages, hub_place, is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.splits import SHARED, TWICE, Item, Split
-from cma_tune.data.survey import image_files, other_names, some_of, survey
+from cma_tune.data.survey import SINGLE, image_files, other_names, some_of, survey
 from cma_tune.data.tables import TableImages
 from cma_tune.errors import UserError
 
@@ -59,31 +59,43 @@ def check_dataset(
         UserError: the dataset is not there at all.
     """
     found = survey(name, root, options)
-    findings = [
-        _of_none(what, found.faults.get(what, ())) for what in dict.fromkeys((TWICE, SHARED, *found.faults))
-    ]
+    faults = [_of_none(what, where) for what, where in found.faults.items()]
     if found.dataset is None:
-        return findings
+        return faults
     split, images = found.dataset.split, found.dataset.images
+    against = _against_catalogue(name, root, found.dataset) if name in ENTRIES else _counts(split)
     items = [item for part in split.parts().values() for item in part]
-    if items:
-        findings.insert(0, Finding("split", "", found.dataset.origin))
+    if not items:
+        if isinstance(images, FileImages):
+            items, counted = _files_without_split(name, root, images.root)
+            against += [counted, _decoding(images, items, decode_all)]
+        return _last_of_each([*faults, *against])
+    looked_at = [_of_none(what, ()) for what in (TWICE, SHARED)]
+    gone = found.faults.get(ABSENT, [])
     if isinstance(images, FileImages):
-        findings.append(_of_none(ABSENT, found.faults.get(ABSENT, ()), f"none of {len(items)}"))
-    findings += _against_catalogue(name, root, found.dataset) if name in ENTRIES else _counts(split)
-    if not items and isinstance(images, FileImages):
-        items, counted = _files_without_split(name, root, images.root)
-        findings.append(counted)
-    absent = set(found.faults.get(ABSENT, ()))
-    findings.append(_decoding(images, [item for item in items if item.key not in absent], decode_all))
-    findings += _alike(split, images, absent)
-    return list({finding.what: finding for finding in findings}.values())  # the last of a kind says more
+        faults.append(_of_none(ABSENT, gone, f"none of {len(items)}"))
+    present = list({item.key: item for item in items if item.key not in set(gone)}.values())
+    return _last_of_each(
+        [
+            Finding("split", "", found.dataset.origin),
+            *looked_at,
+            *faults,
+            *against,
+            _decoding(images, present, decode_all),
+            *_alike(split, images, gone),
+        ]
+    )
+
+
+def _last_of_each(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding of a kind: the later one has been held against more."""
+    return list({finding.what: finding for finding in findings}.values())
 
 
 def _of_none(what: str, wrong: Sequence[str], expected: str = "none", state: str = "wrong") -> Finding:
     if not wrong:
         return Finding(what, expected, "none")
-    return Finding(what, expected, some_of(list(wrong)), state)
+    return Finding(what, expected, wrong[0] if what in SINGLE else some_of(list(wrong)), state)
 
 
 def _against_catalogue(name: str, root: Path, dataset: Dataset) -> list[Finding]:
@@ -94,26 +106,32 @@ def _against_catalogue(name: str, root: Path, dataset: Dataset) -> list[Finding]
     small = miniature_sizes(Path(hub_place(entry, root)[1]))
     if isinstance(dataset.images, KeyedImages) or name in VARIANTS:
         return [_names(entry, split), *_counts(split, small or entry.sizes)]
-    return [_names(entry, split), *_own_counts(entry, split, small or HUB[name].sizes), *_counts(split)]
+    own = small or HUB[name].sizes
+    counts = _counts(split) if own is None else _own_counts(entry, split, own)
+    total, whole = sum(map(len, split.parts().values())), sum(own or entry.sizes)
+    state = "ok" if total in (whole, sum(entry.sizes)) else "wrong"
+    return [_names(entry, split), Finding("images in all parts", str(whole), str(total), state), *counts]
 
 
-def _own_counts(entry: CatalogEntry, split: Split, sizes: tuple[int, int, int] | None) -> list[Finding]:
-    """Counts of a repository's own split, whose validation may have been cut from train."""
-    train, val, test = (len(items) for items in split.parts().values())
-    whole = sum(sizes or entry.sizes)
-    findings = []
-    if sizes is not None:
-        # Another repository with all images may have cut them in another way.
-        state = "warning" if train + val + test in (whole, sum(entry.sizes)) else "wrong"
-        for what, expected, found in (
-            ("train and val images", sizes[0] + sizes[1], train + val),
-            ("test images of the source", sizes[2], test),
-        ):
-            findings.append(Finding(what, str(expected), str(found), "ok" if found == expected else state))
-    else:
-        state = "ok" if train + val + test == whole else "wrong"
-        findings.append(Finding("images in all parts", str(whole), str(train + val + test), state))
-    return findings
+def _own_counts(entry: CatalogEntry, split: Split, sizes: tuple[int, int, int]) -> list[Finding]:
+    """Counts of a source's own split, whose validation may have been cut from its train."""
+    train, val, test = sizes
+    learned, whole = len(split.train) + len(split.val), sum(map(len, split.parts().values()))
+    # Another source with all the images may have cut them in another way.
+    other = "warning" if whole in (sum(sizes), sum(entry.sizes)) else "wrong"
+    states = {
+        "train": "ok" if learned == train + val else other,
+        "val": "ok" if learned == train + val else other,
+        "test": "ok" if len(split.test) == test else other,
+    }
+    together = f"{train + val} in train and val"
+    expected = {"train images": together, "val images": together, "test images": str(test)}
+    return [
+        replace(one, expected=expected[one.what], state=states[one.what.split()[0]])
+        if one.what in expected
+        else one
+        for one in _counts(split)
+    ]
 
 
 def _names(entry: CatalogEntry, split: Split) -> Finding:
@@ -152,8 +170,9 @@ def _files_without_split(name: str, root: Path, folder: Path) -> tuple[list[Item
         if name in ENTRIES and not is_hub_root(root)
         else (0, 0, 0)
     )
-    state = "ok" if len(keys) >= sum(sizes) else "wrong"
-    return [Item(key, 0) for key in keys], Finding("image files", str(sum(sizes)), str(len(keys)), state)
+    wanted = sum(sizes)
+    state = "ok" if len(keys) >= wanted else "wrong"
+    return [Item(key, 0) for key in keys], Finding("image files", str(wanted or ""), str(len(keys)), state)
 
 
 def _decoding(images: ImageSource, present: Sequence[Item], decode_all: bool) -> Finding:

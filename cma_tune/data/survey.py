@@ -20,6 +20,9 @@ from cma_tune.errors import UserError
 OF_IMAGES = (ABSENT, "image folder", "class folders missing", "folders that are no class")
 """Faults of a layout that the images have, not what says their split."""
 
+SINGLE = ("split file", "image folder")
+"""Faults of what there is but one of."""
+
 
 @dataclass(frozen=True)
 class Survey:
