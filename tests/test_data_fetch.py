@@ -394,6 +394,15 @@ def test_a_damaged_archive_on_disk_is_downloaded_again(
     assert len(load_dataset("eurosat", eurosat).split.test) == 10
 
 
+def test_a_hostile_archive_is_not_kept(server: Server, eurosat: Path, tmp_path: Path) -> None:
+    hostile = zip_of({"2750/a.jpg": b"a", "../evil.jpg": b"evil"}, tmp_path / "hostile.zip").read_bytes()
+    server.files["/eurosat.zip"] = hostile
+    fetch_module.ARCHIVES["eurosat"] = Archive(f"{server.url}/eurosat.zip")
+    (text,) = fetch("eurosat", eurosat, silent)
+    assert "got '../evil.jpg'; nothing was unpacked" in text and "was removed" in text
+    assert list((eurosat / ".downloads").iterdir()) == [] and not list(tmp_path.rglob("evil*"))
+
+
 def test_a_miniature_is_not_taken_for_the_dataset(tmp_path: Path) -> None:
     write_miniature("eurosat", tmp_path, (1, 1, 1))
     with pytest.raises(UserError, match=r"Expected no miniature at .*eurosat"):

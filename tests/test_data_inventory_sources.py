@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -156,3 +157,23 @@ def test_every_fault_of_a_folder_and_a_table_is_found(tmp_path: Path) -> None:
     assert found["columns missing"].startswith("1 (first: 'label' of 'test'")
     assert found["parts missing"].startswith("1 (first: test")
     assert found["images twice in a part, by content"].startswith("2 (first: train/0000001 is train/0000000")
+
+
+def test_a_split_file_that_is_not_the_tables_is_looked_through(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    write_hub_miniature("eurosat", tmp_path, (1, 1, 1))
+    folder = write_miniature("eurosat", tmp_path / "folders", (1, 1, 1))
+    content = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
+    content["train"][0][0] = "Highway/Highway_77.jpg"
+    content["test"][1][1:] = [9, "Sea or Lake"]
+    (tmp_path / "split_zhou_EuroSAT.json").write_text(json.dumps(content))
+    findings = check_dataset("eurosat", Path(f"hub:{tmp_path}"))
+    assert {f.what: f.found for f in findings if f.state == "wrong"} == {
+        "absent images": "1 (first: Highway/Highway_77.jpg)",
+        "classes of the table that are others than the split file's": (
+            "1 (first: Forest/Forest_3.jpg is 'Forest')"
+        ),
+        "train images": "9, 0 to 1 per class",
+        "classes without a train image": "1 (first: 'Annual Crop Land')",
+        "classes without a test image": "1 (first: 'Forest')",
+    }

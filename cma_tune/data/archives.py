@@ -67,7 +67,7 @@ def extract(archive: Path, target: Path, strip: str = "") -> int:
     except _BROKEN as error:
         raise BadArchive(
             f"Expected a whole tar or zip archive at {archive}, but it can't be unpacked ({error}); "
-            "remove it and fetch it again."
+            "fetch it again."
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
