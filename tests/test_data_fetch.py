@@ -1,28 +1,21 @@
-"""Downloads that break and go on, archives that lead outside, and `cma-tune data fetch` on a local server."""
+"""`cma-tune data fetch` on a local server."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
-import socket
 import tarfile
-import threading
 import time
-import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
 import pytest
+from web_server import Server, free_port, silent, zip_of
 
 from cma_tune.cli import main
-from cma_tune.data import download as download_module
 from cma_tune.data import fetch as fetch_module
-from cma_tune.data.archives import extract
 from cma_tune.data.catalog import ENTRIES, CatalogEntry
 from cma_tune.data.download import OfflineError, download
 from cma_tune.data.fetch import Archive, fetch, fetch_hub
@@ -31,118 +24,6 @@ from cma_tune.data.miniature import write_miniature
 from cma_tune.data.miniature_hub import write_hub_miniature
 from cma_tune.data.sources import load_dataset
 from cma_tune.errors import UserError
-
-CONTENT = bytes(range(256)) * 40
-
-
-class Server:
-    """A web server that knows byte ranges and breaks connections when told to."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.break_after: list[int] = []  # bytes sent before a connection is cut, one per request to come
-        self.asked: list[str | None] = []  # the Range of every request
-        self.etag = '"one"'
-        self.ranges = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        content, wanted = self.files.get(request.path), request.headers.get("Range")
-        self.asked.append(wanted)
-        if content is None:
-            request.send_error(404)
-            return
-        start = 0
-        if wanted and self.ranges and request.headers.get("If-Range") == self.etag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        request.send_response(206 if start else 200)
-        if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        request.send_header("Content-Length", str(len(content) - start))
-        request.send_header("ETag", self.etag)
-        request.end_headers()
-        end = start + self.break_after.pop(0) if self.break_after else len(content)
-        request.wfile.write(content[start:end])
-        request.close_connection = True
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download_module, "PAUSE", 0.0)
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    server = Server()
-    server.files["/file"] = CONTENT
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-def silent(text: str) -> None:
-    pass
-
-
-def test_a_broken_download_goes_on_where_it_broke(server: Server, tmp_path: Path) -> None:
-    server.break_after = [1000, 0, 3000]
-    path = download(f"{server.url}/file", tmp_path / "x/file", hashlib.md5(CONTENT).hexdigest(), silent)
-    assert path.read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1000-", "bytes=1000-", "bytes=4000-"]
-    assert [file.name for file in path.parent.iterdir()] == ["file"]
-    download(f"{server.url}/file", path, say=silent)
-    assert len(server.asked) == 4  # what is there is not asked for again
-
-
-def test_a_download_that_stays_broken_is_kept_and_the_next_command_goes_on(
-    server: Server, tmp_path: Path
-) -> None:
-    server.break_after = [1234, 0, 0, 0]
-    with pytest.raises(
-        UserError, match=r"broke after 1,234 bytes .*kept in .*file.part.*same command goes on"
-    ):
-        download(f"{server.url}/file", tmp_path / "file", say=silent)
-    assert (tmp_path / "file.part").read_bytes() == CONTENT[:1234] and not (tmp_path / "file").exists()
-    assert download(f"{server.url}/file", tmp_path / "file", say=silent).read_bytes() == CONTENT
-    assert server.asked[-1] == "bytes=1234-"
-
-
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_file_that_changed_or_a_server_without_ranges_begins_anew(
-    ranges: bool, server: Server, tmp_path: Path
-) -> None:
-    server.break_after = [500, 0, 0, 0]
-    with pytest.raises(UserError):
-        download(f"{server.url}/file", tmp_path / "file", say=silent)
-    if ranges:
-        server.files["/file"], server.etag = CONTENT[::-1], '"two"'
-    server.ranges = ranges
-    assert download(f"{server.url}/file", tmp_path / "file", say=silent).read_bytes() == server.files["/file"]
-
-
-def test_a_wrong_checksum_and_a_missing_file_are_one_sentence(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"MD5 0000 at http.*, got [0-9a-f]{32}; it was removed"):
-        download(f"{server.url}/file", tmp_path / "file", "0000", silent)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match=r"server says 404 .*by hand"):
-        download(f"{server.url}/none", tmp_path / "file", say=silent)
-    with pytest.raises(UserError, match="http or https"):
-        download("file:///etc/hostname", tmp_path / "file", say=silent)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,86 +41,6 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert images.startswith("images: Expected a network connection to 127.0.0.1")
     assert f"unpack them as {tmp_path}/dtd/images" in images and "dtd-r1.0.1.tar.gz" in images
     assert not (tmp_path / "dtd").exists()  # an empty folder would look like a dataset's
-
-
-def tar_of(entries: dict[str, bytes | str], path: Path) -> Path:
-    """A gzipped tar; a text value makes a symbolic link to it."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in entries.items():
-            info = tarfile.TarInfo(name)
-            if isinstance(content, str):
-                info.type, info.linkname = tarfile.SYMTYPE, content
-                tar.addfile(info)
-            else:
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def zip_of(entries: dict[str, bytes], path: Path, link: bool = False) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, content in entries.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (0o120777 if link else 0o100644) << 16
-            packed.writestr(info, content)
-    return path
-
-
-def test_archives_are_unpacked(tmp_path: Path) -> None:
-    entries: dict[str, bytes | str] = {"top/a/1.jpg": b"one", "top/2.jpg": b"two", "other/3.jpg": b"three"}
-    plain = {name: content for name, content in entries.items() if isinstance(content, bytes)}
-    for number, archive in enumerate(
-        (tar_of(entries, tmp_path / "x.tgz"), zip_of(plain, tmp_path / "x.zip"))
-    ):
-        target = tmp_path / f"out{number}"
-        (target / "a").mkdir(parents=True)
-        (target / "a/1.jpg").write_bytes(b"old")
-        assert extract(archive, target, "top") == 2
-        found = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
-        assert found == {"a/1.jpg": b"one", "2.jpg": b"two"}
-        with pytest.raises(UserError, match=r"files below 'none' in .*got none"):
-            extract(archive, target, "none")
-
-
-@pytest.mark.parametrize(
-    "name", ["../evil.jpg", "a/../../evil.jpg", "/tmp/evil.jpg", "a\\..\\evil.jpg", "C:/evil.jpg"]
-)
-def test_paths_that_lead_outside_are_refused(name: str, tmp_path: Path) -> None:
-    entries: dict[str, bytes | str] = {"good.jpg": b"good", name: b"evil"}
-    archives = (
-        tar_of(entries, tmp_path / "x.tgz"),
-        zip_of({"good.jpg": b"g", name: b"e"}, tmp_path / "x.zip"),
-    )
-    for archive in archives:
-        with pytest.raises(UserError, match=r"paths inside the target folder in .*nothing was unpacked"):
-            extract(archive, tmp_path / "out")
-        assert list((tmp_path / "out").iterdir()) == []
-    assert not list(tmp_path.rglob("*evil*"))
-
-
-def test_links_are_refused(tmp_path: Path) -> None:
-    archives = (
-        tar_of({"images": "/tmp", "images/x.jpg": b"x"}, tmp_path / "x.tgz"),
-        zip_of({"images": b"/tmp"}, tmp_path / "x.zip", link=True),
-    )
-    for archive in archives:
-        with pytest.raises(UserError, match=r"the link or device 'images'; nothing was unpacked"):
-            extract(archive, tmp_path / "out")
-        assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize("suffix", ["tgz", "zip"])
-def test_truncated_archives_leave_nothing(suffix: str, tmp_path: Path) -> None:
-    noise = hashlib.shake_256(b"noise").digest(50_000)
-    path = tmp_path / f"x.{suffix}"
-    if suffix == "tgz":
-        tar_of({"a.jpg": b"whole", "b.jpg": noise}, path)
-    else:
-        zip_of({"a.jpg": b"whole", "b.jpg": noise}, path)
-    path.write_bytes(path.read_bytes()[:30_000])
-    with pytest.raises(UserError, match=r"whole tar or zip archive at .*can't be unpacked .*fetch it again"):
-        extract(path, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def small(name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
