@@ -57,8 +57,8 @@ def test_no_padding_goes_through_the_tower() -> None:
     backbone = tiny_backbone("clip-vit")
     prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, CLASS_NAMES, 4, "end"))
     rows: list[int] = []
-    tower: Any = backbone.tower
-    first = tower.text.transformer.resblocks[0].mlp
+    model: Any = backbone.model
+    first = model.transformer.resblocks[0].mlp
     hook = first.register_forward_hook(lambda _, arguments, __: rows.append(arguments[0].shape[:-1].numel()))
     try:
         prompts.encode(draw(1, 4, WIDTH))
