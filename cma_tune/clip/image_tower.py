@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -18,16 +17,12 @@ def image_tower(model: nn.Module) -> nn.Module:
 
 
 def check_image_tower(model: nn.Module, name: str) -> None:
-    """Raise a `UserError` if the model takes something else than images of one size, like NaFlex."""
-    if not is_transformers_model(model):
-        return
-    get_image_features: Any = model.get_image_features
-    parameters = inspect.signature(get_image_features).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if needed != ["pixel_values"]:
+    """Raise a `UserError` if the model takes images cut into patches, each of its own shape (NaFlex)."""
+    embeddings = getattr(image_tower(model), "embeddings", None)
+    if isinstance(getattr(embeddings, "patch_embedding", None), nn.Linear):
         raise UserError(
-            f"Expected an image tower that takes images of one size in '{name}', got "
-            f"{type(model).__name__}, which needs {', '.join(needed)}; choose a fixed-resolution checkpoint."
+            f"Expected an image tower that takes images of one size in '{name}', got {type(model).__name__}, "
+            "which takes patches of images of any shape; choose a fixed-resolution checkpoint."
         )
 
 

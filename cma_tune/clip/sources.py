@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cma_tune.errors import UserError, nearest
@@ -225,7 +226,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _level(logger: logging.Logger, level: int) -> Iterator[None]:
+def _level(logger: Any, level: int) -> Iterator[None]:
     before = logger.level
     logger.setLevel(level)
     try:

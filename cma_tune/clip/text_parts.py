@@ -159,8 +159,8 @@ class OpenClipText(TextParts):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.text: Any = module
-        text = self.text
+        text: Any = module
+        self.text = text
         self.embedding = text.token_embedding
         self.blocks = tuple(OpenClipBlock(block) for block in text.transformer.resblocks)
         self.context_length = int(text.context_length)

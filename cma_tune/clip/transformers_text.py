@@ -40,8 +40,9 @@ class TransformersBlock(TextBlock):
     packable = True
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer: Any = layer
-        self.heads = int(self.layer.self_attn.num_heads)
+        own: Any = layer
+        self.layer = own
+        self.heads = int(own.self_attn.num_heads)
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """See `TextBlock.__call__`."""
@@ -77,9 +78,9 @@ class TransformersText(TextParts):
     """
 
     def __init__(self, model: nn.Module, name: str = "the backbone") -> None:
-        self.model: Any = model
-        self.text: Any = model.get_submodule("text_model")
-        text = self.text
+        whole: Any = model
+        text: Any = whole.text_model
+        self.model, self.text = whole, text
         _check_built_alike(text, name)
         self.embedding = text.embeddings.token_embedding
         self.blocks = tuple(TransformersBlock(layer) for layer in text.encoder.layers)
