@@ -89,7 +89,8 @@ class ZeroShotConfig:
         data_root: folder that holds the datasets' folders.
         source: columns and parts of general sources.
         templates: prompts with one {} each, averaged; by default the dataset's.
-        backbone: embedded, an open_clip model, hf-hub:ORG/REPO or local-dir:FOLDER.
+        backbone: embedded, an open_clip model, hf-hub:ORG/REPO or local-dir:FOLDER in open_clip's form, or
+            transformers:ORG/REPO or transformers-dir:FOLDER in transformers'.
         pretrained: tag or checkpoint file for an open_clip model.
         model_config: JSON file of an own open_clip architecture.
         output: folder of the results.
@@ -254,9 +255,16 @@ class Run:
 
 
 def _backbone_name(config: ZeroShotConfig) -> str:
-    if config.backbone.startswith("local-dir:"):
-        return Path(config.backbone.removeprefix("local-dir:")).resolve().name
+    folder = backbone_folder(config.backbone)
+    if folder is not None:
+        return Path(folder).resolve().name
     return f"{config.backbone}-{Path(config.pretrained).stem}" if config.pretrained else config.backbone
+
+
+def backbone_folder(name: str) -> str | None:
+    """The folder in a backbone's name, if it is one."""
+    kind, colon, folder = name.partition(":")
+    return folder if colon and kind in ("local-dir", "transformers-dir") else None
 
 
 def slug(text: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from cma_tune.config import backbone_folder
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 from cma_tune.report.groups import Group, group_records, shots_text
@@ -156,10 +157,8 @@ def _backbone(record: Record) -> str:
 def _shown_backbones(records: Iterable[Record]) -> dict[str, str]:
     """What to call each backbone: a folder by its name alone, unless two folders share it."""
     names = {_backbone(record) for record in records}
-    short = {
-        name: PurePath(name.removeprefix("local-dir:")).name if name.startswith("local-dir:") else name
-        for name in names
-    }
+    folders = {name: backbone_folder(name) for name in names}
+    short = {name: name if folder is None else PurePath(folder).name for name, folder in folders.items()}
     taken = Counter(short.values())
     return {name: text if text and taken[text] == 1 else name for name, text in short.items()}
 
