@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from tiny_runs import backbone, coop, cpu, few_shot_config, random_features
 from torch import Tensor
 
@@ -27,19 +26,6 @@ from cma_tune.train import Recipe, evaluate, fit
 
 NAMES = ("cat", "red dog", "ship", "aeroplane")
 ABSENT = 3
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate's state is one for the process; a test of another precision needs its own."""
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
 
 
 def learners() -> dict[str, Learner]:
