@@ -186,6 +186,31 @@ class WordsConfig:
 
 
 @dataclass
+class InspectConfig:
+    """What learning changed against zero-shot: similarities, gains, confusion, calibration.
+
+    Attributes:
+        folder: of a few-shot or base-to-novel run, with its record and its prompt.
+        output: folder for the page and its pictures; by default inspect in the run's folder.
+        data_root: where the datasets lie, if not where they did.
+        features_dir: folder of stored image features; by default that of the folder the run lies in.
+        backbone: where the backbone lies, if not where it did; its weights must be the same.
+        workers: processes that decode images that are not stored yet.
+        images: pictures of changed predictions, for gains and for losses.
+        rows: entries of each list of classes.
+    """
+
+    folder: str
+    output: Optional[str] = None  # noqa: UP045
+    data_root: Optional[str] = None  # noqa: UP045
+    features_dir: Optional[str] = None  # noqa: UP045
+    backbone: Optional[str] = None  # noqa: UP045
+    workers: int = 0
+    images: int = 8
+    rows: int = 10
+
+
+@dataclass
 class QuickstartConfig:
     """The whole line on embedded data in about a minute: runs, table, figures.
 

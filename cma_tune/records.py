@@ -39,7 +39,8 @@ class Record:
         config: the whole config, λ as a number, one value per sweep axis.
         dataset: name, where the split comes from, its digest, the digest of the picks, images per part.
         backbone: name, digests of weights and preprocessing.
-        figures: accuracies in percent, class and modal similarity.
+        figures: accuracies in percent, class and modal similarity, calibration errors (ECE) in percentage
+            points; a record of earlier times lacks what came later.
         per_class: percent per class name, by part.
         training: steps, mean loss terms of the last epoch, seconds.
         selection: how λ was chosen, for runs with a chosen λ.

@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, str] = {
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
         "metrics predictions processes records source_options trackers train"
     ),
-    "commands": "companion companion_options config options predict protocols report",
+    "inspection": "build config data errors files learners metrics options records report",
+    "commands": "companion companion_options config inspection options predict protocols report",
     "cli": "arguments commands errors messages",
     "__main__": "cli",
     "__init__": "losses metrics processes",

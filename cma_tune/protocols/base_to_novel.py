@@ -81,6 +81,8 @@ def _one(setup: Setup, run: Run) -> Record:
         "modal_similarity": on_base.modal_similarity,
         "novel_class_similarity": on_novel.class_similarity,
         "novel_modal_similarity": on_novel.modal_similarity,
+        "ece": on_base.ece,
+        "novel_ece": on_novel.ece,
     }
     among_all = learner.for_classes(picked.class_names)
     on_all = evaluate(among_all, features, labels, setup.accelerator, config.eval_batch_size)

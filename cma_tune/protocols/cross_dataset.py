@@ -214,6 +214,8 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
             f"zero_shot_accuracy: {name}": beside.accuracy,
             f"class_similarity: {name}": result.class_similarity,
             f"modal_similarity: {name}": result.modal_similarity,
+            f"ece: {name}": result.ece,
+            f"zero_shot_ece: {name}": beside.ece,
         }
         about[name] = {
             "origin": target.dataset.origin,

@@ -33,6 +33,7 @@ def _one(setup: Setup, run: Run) -> Record:
         "accuracy": result.accuracy,
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
+        "ece": result.ece,
     }
     by_class = {"test": per_class(result, split.class_names)}
     record = make_record(setup, run, figures, by_class, training, split)

@@ -36,6 +36,7 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         "accuracy": result.accuracy,
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
+        "ece": result.ece,
     }
     halves = _halves(setup, learner, config.eval_batch_size)
     if halves:
