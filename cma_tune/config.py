@@ -14,10 +14,12 @@ from cma_tune.method_options import (
     ContextConfig,
     KgCoOpConfig,
     LearnerName,
+    LossConfig,
     OptimConfig,
     TcpConfig,
     TipConfig,
     default_optimizer,
+    resolved_loss,
     unused_blocks,
 )
 from cma_tune.recipes import recipe_epochs, recipe_weight
@@ -29,19 +31,6 @@ Weight = Union[float, Literal["recipe"]]  # noqa: UP007
 
 Precision = Literal["no", "fp16", "bf16"]
 """What is computed in; "no" is float32."""
-
-
-@dataclass
-class LossConfig:
-    """Form of the CMA loss: the paper's is sum without normalisation, the release's mean with it.
-
-    Attributes:
-        reduction: over the classes present in a batch.
-        normalize: divide a group's entropy by the logarithm of its size.
-    """
-
-    reduction: Literal["sum", "mean"] = "sum"
-    normalize: bool = False
 
 
 @dataclass
@@ -131,7 +120,7 @@ class FewShotConfig(ZeroShotConfig):
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
         select_weight: choose among the λ on the few-shot validation images.
         allow_fewer_shots: take all images of classes with fewer than the shots.
-        loss: form of the CMA loss.
+        loss: form of the CMA loss; by default the release's where a λ is "recipe", else the paper's.
         optim: optimiser and schedule.
         augment: training crops.
         train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
@@ -271,16 +260,23 @@ def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
     return OptimConfig(**{**own, **given})
 
 
-def expand(protocol: str, config: FewShotConfig) -> list[Run]:
+def expand(protocol: str, config: FewShotConfig, own_weight: float | None = None) -> list[Run]:
     """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
 
+    Args:
+        protocol: of the runs.
+        config: with the axes.
+        own_weight: what "recipe" is on a dataset that the user's own catalogue gives a λ.
+
     Raises:
-        UserError: the release has no λ for the dataset.
+        UserError: the release has no λ for the dataset, and neither has the user's catalogue.
     """
     runs: dict[str, Run] = {}
+    loss = resolved_loss(config.loss, of_release="recipe" in config.weights)
     for shots in config.shots:
         for weight in config.weights:
-            number = recipe_weight(config.dataset, shots) if isinstance(weight, str) else float(weight)
+            number = float(weight) if not isinstance(weight, str) else own_weight
+            number = recipe_weight(config.dataset, shots) if number is None else number
             for seed in config.seeds:
                 one = replace(
                     config,
@@ -288,6 +284,7 @@ def expand(protocol: str, config: FewShotConfig) -> list[Run]:
                     seeds=[seed],
                     weights=[number],
                     select_weight=False,
+                    loss=loss,
                     optim=resolved_optim(config, shots),
                 )
                 run = Run(protocol, one)

@@ -29,8 +29,8 @@ def recipe_weight(dataset: str, shots: int) -> float:
     weights = RELEASE_WEIGHTS.get(dataset, {})
     if 0 not in weights and shots not in weights:
         raise UserError(
-            f"Expected a λ of the release for '{dataset}' at {shots} shots, but it has none; "
-            "give numbers with --weights, or choose on validation images with --select-weight."
+            f"Expected a λ of the release for '{dataset}' at {shots} shot{'' if shots == 1 else 's'}, but it "
+            "has none; give numbers in --weights, or the dataset a 'weight' in the file of --catalog."
         )
     return weights.get(shots, weights.get(0, 0.0))
 

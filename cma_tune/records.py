@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from cma_tune.config import Run
+from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
+from cma_tune.method_options import PAPER_FORM, RELEASE_FORM
 
 FILE, FORMAT = "record.json", 1
 
@@ -156,7 +157,7 @@ def finished_record(run: Identified) -> Record | None:
     if not path.is_file():
         return None
     record = load_record(path)
-    if record.run != run.digest() and not _named_no_templates(run, record):
+    if record.run != run.digest() and not _same_in_other_words(run, record):
         differing = ", ".join(_differences(run, record)) or "its fields"
         raise UserError(
             f"Expected no record or this run's record in {run.folder()}, got one of another run "
@@ -186,13 +187,24 @@ def finished_on(run: Identified, data: str, what: str) -> Record | None:
     return record
 
 
-def _named_no_templates(run: Identified, record: Record) -> bool:
-    """Whether it is the same zero-shot run, from when the dataset's own templates were no part of a run."""
-    if not isinstance(run, Run) or run.protocol != "zero-shot":
+def _same_in_other_words(run: Identified, record: Record) -> bool:
+    """Whether the record is that of a run whose digest differs, but whose result can't."""
+    if not isinstance(run, Run):
         return False
+    if isinstance(run.config, FewShotConfig):
+        return _in_another_form(run, run.config, record)
+    # From when the dataset's own templates were no part of a run.
     if record.dataset.get("templates") != run.config.templates:
         return False
     return record.run == replace(run, config=replace(run.config, templates=[])).digest()
+
+
+def _in_another_form(run: Run, config: FewShotConfig, record: Record) -> bool:
+    """Whether it is the same run without the CMA loss, whose form then does not matter."""
+    if config.weights != [0] or config.select_weight:
+        return False
+    forms = (PAPER_FORM, RELEASE_FORM)
+    return any(record.run == replace(run, config=replace(config, loss=form)).digest() for form in forms)
 
 
 def _differences(run: Identified, record: Record) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import cma_tune.protocols.grid_progress
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.cli import main, parse
-from cma_tune.config import entries, expand
+from cma_tune.config import LossConfig, entries, expand
 from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
@@ -188,6 +189,43 @@ def test_all_is_the_literatures_eleven_with_the_releases_weights(tmp_path: Path)
         for t in tasks
     }
     assert {("ucf101", 1, 0.8), ("ucf101", 16, 0.6), ("dtd", 1, 0.4), ("imagenet", 16, 0.1)} < weights
+
+
+def test_recipe_needs_no_word_on_the_form_of_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["grid", "few-shot", "--datasets=all", "--shots=1,2,4,8,16", "--seeds=1,2,3"]
+    command += ["--weights", "recipe,0"]
+    tasks = plan(parse(command[0], [*command[1:], f"--output={tmp_path}"]))
+    assert len(tasks) == 11 * 5 * 3 * 2
+    assert {astuple(t.run.config.loss) for t in tasks} == {("mean", True)}  # type: ignore[union-attr]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--loss.reduction=sum"])
+    assert "got --loss.reduction sum; leave it out" in capsys.readouterr().err
+
+
+def test_plain_runs_are_the_same_whatever_the_form_of_the_loss_that_they_do_without(
+    tmp_path: Path, fits: list[str]
+) -> None:
+    config = grid_config(tmp_path, ["digits"], seeds=[1], weights=[0.0], loss=LossConfig())
+    grid(config)
+    grid(replace(config, weights=[0.0, 0.3], loss=LossConfig("mean", True)))
+    assert len(fits) == 2 and "λ=0.3" in fits[1]
+    with pytest.raises(UserError, match=r"differs in loss\."):
+        grid(replace(config, weights=[0.3], loss=LossConfig("sum", True)))
+
+
+def test_a_dataset_of_ones_own_may_say_what_recipe_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {"birds": SimpleNamespace(source="folder:./birds", templates=(), weight=0.4)}
+    monkeypatch.setattr("cma_tune.protocols.runs.own_entries", lambda: entries)
+    monkeypatch.setattr("cma_tune.data.catalog.own_entries", lambda: entries)
+    config = grid_config(tmp_path, ["birds", "dtd"], weights=["recipe"], seeds=[1])
+    assert [t.run.config.weights for t in plan(config)] == [[0.4], [0.4]]  # type: ignore[union-attr]
+    entries["birds"].weight = None
+    with pytest.raises(UserError, match=r"'birds' at 1 shot, .* in --weights, or the dataset a 'weight'"):
+        plan(config)
 
 
 @pytest.mark.parametrize(

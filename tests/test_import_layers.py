@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "method_options recipes",
     "options": "config",
     "companion_options": "config",
-    "records": "config errors files",
+    "records": "config errors files method_options",
     "predictions": "errors files",
     "checks": "companion_options config errors method_options",
     "arguments": "errors",

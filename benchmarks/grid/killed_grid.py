@@ -43,7 +43,7 @@ def command(protocol: str, datasets: Sequence[str], work: Path, output: str, epo
     return [
         *(*CMA_TUNE, "grid", protocol, f"--datasets={','.join(datasets)}"),
         *(f"--data-root={work / 'data'}", f"--output={work / output}"),
-        *("--shots=2", "--seeds=1,2", "--weights=0,recipe", "--loss.reduction=mean", "--loss.normalize=true"),
+        *("--shots=2", "--seeds=1,2", "--weights=0,recipe"),
         *(f"--optim.epochs={epochs}", "--train-features=stored"),
         *(["--zero-shot"] if protocol == "few-shot" else []),
     ]

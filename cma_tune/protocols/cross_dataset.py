@@ -15,14 +15,14 @@ from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
-from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, expand, shared_entries, slug
+from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_entries, slug
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, read_card
-from cma_tune.method_options import OptimConfig, default_optimizer
+from cma_tune.method_options import PAPER_FORM, OptimConfig, default_optimizer
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.runs import leave, per_class
+from cma_tune.protocols.runs import leave, per_class, runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.records import FILE, Record, finished_record, load_record, versions
 from cma_tune.train import Evaluation, evaluate
@@ -116,6 +116,7 @@ def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDat
     kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
     kept |= {name: getattr(config, name) for name in ("targets", "prompt", "resume")}
     kept |= {"learner": card["learner"], "optim": OptimConfig(**default_optimizer(card["learner"]))}
+    kept |= {"loss": PAPER_FORM}
     return type(config)(**kept)
 
 
@@ -153,7 +154,7 @@ def _target(config: CrossDatasetConfig, name: str) -> Setup:
 def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[Learned]:
     """Every prompt of the few-shot runs, which are skipped where they are finished."""
     source = _few_shot_config(config)
-    runs = expand("few-shot", source)
+    runs = runs_of("few-shot", source)
     runs += choices(runs) if config.select_weight else []
     for run, record in zip(runs, few_shot(source, setup), strict=True):
         content = shared_entries(FewShotConfig, run.config)

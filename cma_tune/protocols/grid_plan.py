@@ -16,7 +16,6 @@ from cma_tune.config import (
     Precision,
     Run,
     ZeroShotConfig,
-    expand,
     shared_entries,
 )
 from cma_tune.data.catalog import check_dataset_name
@@ -24,6 +23,7 @@ from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.options import GridConfig
+from cma_tune.protocols.runs import runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS
@@ -71,7 +71,7 @@ def plan(config: GridConfig) -> list[Task]:
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
             tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
-        runs = expand(config.protocol, one)
+        runs = runs_of(config.protocol, one)
         tasks += [Task(run) for run in runs]
         for choice in choices(runs) if config.select_weight else []:
             needs = [run for run in runs if _place(run) == _place(choice)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, entries, expand, searched
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.learners import Learner
@@ -39,7 +40,7 @@ def each_run(
         UserError: a folder holds another run's record, the dataset's split has changed since, a class has too
             few images, or there is nothing to choose λ on.
     """
-    runs = expand(protocol, replace(config, mixed_precision=setup.precision))
+    runs = runs_of(protocol, replace(config, mixed_precision=setup.precision))
     # Mistakes that can be seen beforehand are seen before the first run starts.
     for run in runs:
         assert isinstance(run.config, FewShotConfig)
@@ -63,6 +64,16 @@ def each_run(
             setup.say(f"{label}: {record.headline()}")
         records.append(record)
     return records + select_weights(chosen, setup, records)
+
+
+def runs_of(protocol: str, config: FewShotConfig) -> list[Run]:
+    """The runs of a config; "recipe" is the release's λ, or the one the user's catalogue has for the dataset.
+
+    Raises:
+        UserError: neither has one.
+    """
+    own = own_entries().get(config.dataset)
+    return expand(protocol, config, getattr(own, "weight", None))
 
 
 def finished(run: Run, setup: Setup) -> Record | None:
