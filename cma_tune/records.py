@@ -16,6 +16,16 @@ from cma_tune.method_options import PAPER_FORM, RELEASE_FORM
 
 FILE, FORMAT = "record.json", 1
 
+SHORT = {
+    "base_accuracy": "base",
+    "novel_accuracy": "novel",
+    "harmonic_mean": "H",
+    "source_accuracy": "source",
+    "mean_accuracy": "mean of targets",
+    "zero_shot_mean_accuracy": "by zero-shot",
+}
+"""What a line about a record calls some of its figures."""
+
 
 class Identified(Protocol):
     """A run as far as its record is concerned."""
@@ -80,10 +90,13 @@ class Record:
         return str(self.config.get("learner", "zero_shot"))
 
     def headline(self) -> str:
-        """The accuracies in one line."""
-        figures = self.figures.items()
-        shown = {name: value for name, value in figures if "accuracy" in name or "harmonic" in name}
-        return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
+        """The main accuracies in one line: not those of single targets, nor of halves among all names."""
+        shown = {
+            SHORT.get(name, name.replace("_", " ")): value
+            for name, value in self.figures.items()
+            if ("accuracy" in name or "harmonic" in name) and ": " not in name and "_among_all" not in name
+        }
+        return ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
 
 
 def versions() -> dict[str, str]:
