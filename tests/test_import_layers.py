@@ -48,8 +48,8 @@ MAY_IMPORT: dict[str, str] = {
     "report": "companion_options config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners messages method_options metrics options predictions "
-        "processes recipes records source_options trackers train"
+        "build checkpoint checks config data errors files learners messages method_options metrics options "
+        "predictions processes recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "

@@ -8,6 +8,7 @@ own class names; nothing is learned or chosen on it, not even from its unlabelle
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from cma_tune.learners.saving import from_pretrained, read_card
 from cma_tune.method_options import PAPER_FORM, OptimConfig, default_optimizer
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.runs import leave, per_class, runs_of
+from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class, runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.records import FILE, Record, finished_record, load_record, versions
 from cma_tune.train import Evaluation, evaluate
@@ -99,7 +100,7 @@ def cross_dataset(
     # Targets first: a mistake in one is not waited for until the training has ended.
     targets = targets or {name: target_setup(config, name) for name in config.targets}
     if setup is None:
-        setup = Setup(_few_shot_config(config)) if card is None else next(iter(targets.values()))
+        setup = Setup(few_shot_config(config)) if card is None else next(iter(targets.values()))
     config = replace(config, mixed_precision=setup.precision)
     several = _learn(protocol, config, setup) if card is None else [_from_prompt(protocol, config, card)]
     records = []
@@ -154,7 +155,8 @@ def _check_context(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -
         )
 
 
-def _few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
+def few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
+    """The config of the runs in which is learned what is tested."""
     return FewShotConfig(**shared_entries(FewShotConfig, config))
 
 
@@ -164,7 +166,7 @@ def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
     Raises:
         UserError: it has no test images; see also `Setup`.
     """
-    target = Setup(replace(_few_shot_config(config), dataset=name, tracker=None))
+    target = Setup(replace(few_shot_config(config), dataset=name, tracker=None))
     if not target.dataset.split.test:
         raise UserError(f"Expected test images of '{name}' in --targets, got none; take it out.")
     return target
@@ -172,13 +174,18 @@ def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
 
 def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[Learned]:
     """Every prompt of the few-shot runs, which are skipped where they are finished."""
-    source = _few_shot_config(config)
+    source = few_shot_config(config)
     runs = runs_of("few-shot", source)
     runs += choices(runs) if config.select_weight else []
     for run, record in zip(runs, few_shot(source, setup), strict=True):
-        content = shared_entries(FewShotConfig, run.config)
-        one = TransferRun(protocol, type(config)(**content, targets=config.targets))
+        one = transfer_run(protocol, config, run)
         yield Learned(one, run.prompt_folder(), record.config, record.figures, record.dataset, record)
+
+
+def transfer_run(protocol: str, config: CrossDatasetConfig, run: Run) -> TransferRun:
+    """The test, on the targets of `config`, of what the few-shot run learned."""
+    content = shared_entries(FewShotConfig, run.config)
+    return TransferRun(protocol, type(config)(**content, targets=config.targets))
 
 
 def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, Any]) -> Learned:
@@ -216,7 +223,7 @@ def _finished(run: TransferRun, targets: Targets) -> Record | None:
 
 
 def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
-    config = learned.run.options()
+    config, started = learned.run.options(), time.perf_counter()
     learner = from_pretrained(learned.folder, setup.backbone)
     figures: dict[str, float] = {}
     tested: dict[str, Evaluation] = {}
@@ -258,7 +265,11 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
             name: per_class(result, targets[name].dataset.split.class_names)
             for name, result in tested.items()
         },
-        training={"setting": "inductive", "prompt": str(learned.folder)},
+        training={
+            "setting": "inductive",
+            "prompt": str(learned.folder),
+            WALL_SECONDS: round(time.perf_counter() - started, 3),
+        },
         selection=learned.record.selection if learned.record is not None else None,
         versions=versions(),
     )

@@ -27,6 +27,9 @@ from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossEr
 
 CHECKPOINT = "checkpoint.safetensors"
 
+WALL_SECONDS = "wall_seconds_since_last_start"
+"""In a record: seconds of the whole run, encoding and evaluation with it."""
+
 
 def each_run(
     protocol: str, config: FewShotConfig, setup: Setup, one: Callable[[Setup, Run], Record]
@@ -151,10 +154,11 @@ def make_record(
     run: Run,
     figures: dict[str, float],
     by_class: dict[str, dict[str, float | None]],
+    started: float,
     training: dict[str, Any] | None = None,
     picked: Split | None = None,
 ) -> Record:
-    """The record of a run that has just ended."""
+    """The record of a run that has just ended, and started at this reading of `time.perf_counter`."""
     split = setup.dataset.split
     dataset: dict[str, Any] = {
         "name": setup.dataset.name,
@@ -175,7 +179,7 @@ def make_record(
         backbone=setup.backbone.describe(),
         figures=figures,
         per_class=by_class,
-        training=training or {},
+        training={**(training or {}), WALL_SECONDS: round(time.perf_counter() - started, 3)},
         versions=versions(),
     )
 
