@@ -114,7 +114,7 @@ def _sheet(place: Place) -> Sheet | None:
 def _notes(place: Place) -> Iterable[str]:
     yield (
         "Outside both: the difference is larger than our 95 % interval and larger than the paper's, so that "
-        f"neither mean lies in the other's interval. – where one of the two has none, or one of ± 0.00 (seeds "
+        "neither mean lies in the other's interval. – where one of the two has none, or one of ± 0.00 (seeds "
         f"that agree by chance say nothing of the spread), or ours is over fewer than {FEWEST} seeds."
     )
     if place.zero_shot and place.protocol == "few-shot":
