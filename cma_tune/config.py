@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -260,13 +261,13 @@ def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
     return OptimConfig(**{**own, **given})
 
 
-def expand(protocol: str, config: FewShotConfig, own_weight: float | None = None) -> list[Run]:
+def expand(protocol: str, config: FewShotConfig, own_weights: Mapping[int, float] | None = None) -> list[Run]:
     """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
 
     Args:
         protocol: of the runs.
         config: with the axes.
-        own_weight: what "recipe" is on a dataset that the user's own catalogue gives a λ.
+        own_weights: what "recipe" is by shots (0: whatever the shots) on a dataset of the user's catalogue.
 
     Raises:
         UserError: the release has no λ for the dataset, and neither has the user's catalogue.
@@ -275,8 +276,8 @@ def expand(protocol: str, config: FewShotConfig, own_weight: float | None = None
     loss = resolved_loss(config.loss, of_release="recipe" in config.weights)
     for shots in config.shots:
         for weight in config.weights:
-            number = float(weight) if not isinstance(weight, str) else own_weight
-            number = recipe_weight(config.dataset, shots) if number is None else number
+            is_recipe = isinstance(weight, str)
+            number = recipe_weight(config.dataset, shots, own_weights) if is_recipe else float(weight)
             for seed in config.seeds:
                 one = replace(
                     config,

@@ -169,8 +169,11 @@ def test_the_committed_records_are_still_the_same_runs() -> None:
 
 
 def test_a_catalogue_of_ones_own_gives_recipe_a_meaning() -> None:
-    runs = expand("few-shot", FewShotConfig(dataset="birds", weights=["recipe", 0.0], shots=[1]), 0.3)
-    assert [run.config.weights for run in runs] == [[0.3], [0.0]]  # type: ignore[union-attr]
+    config = FewShotConfig(dataset="birds", weights=["recipe", 0.0], shots=[1, 16])
+    for own, expected in (({0: 0.3}, [0.3, 0, 0.3, 0]), ({1: 0.0, 16: 0.7}, [0, 0.7, 0])):
+        assert [run.config.weights[0] for run in expand("few-shot", config, own)] == expected  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="for 'birds' at 16 shots"):
+        expand("few-shot", config, {1: 0.3})
 
 
 @pytest.mark.parametrize(

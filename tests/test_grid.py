@@ -283,7 +283,7 @@ def test_plain_runs_are_the_same_whatever_the_form_of_the_loss_that_they_do_with
 def test_a_dataset_of_ones_own_may_say_what_recipe_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entries = {"birds": SimpleNamespace(source="folder:./birds", templates=(), weight=0.4)}
+    entries = {"birds": SimpleNamespace(source="folder:./birds", templates=(), weight={0: 0.4})}
     monkeypatch.setattr("cma_tune.protocols.runs.own_entries", lambda: entries)
     monkeypatch.setattr("cma_tune.data.catalog.own_entries", lambda: entries)
     config = grid_config(tmp_path, ["birds", "dtd"], weights=["recipe"], seeds=[1])

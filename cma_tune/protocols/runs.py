@@ -70,7 +70,7 @@ def each_run(
 
 
 def runs_of(protocol: str, config: FewShotConfig) -> list[Run]:
-    """The runs of a config; "recipe" is the release's λ, or the one the user's catalogue has for the dataset.
+    """The runs of a config; "recipe" is the λ of the user's catalogue for the dataset, or the release's.
 
     Raises:
         UserError: neither has one.
