@@ -128,7 +128,7 @@ def part_figures(part: Part, count: int) -> dict[str, Any]:
 
 
 def summary(outputs: Outputs) -> dict[str, float]:
-    """Accuracy (%), mean confidence (%), ECE (points), NLL (nats), Brier score, and similarities (cosines)."""
+    """Accuracy and mean confidence (%), ECE (points), NLL (nats), Brier score, similarities (cosines)."""
     classes = len(outputs.class_cosines)
     others = outputs.class_cosines.sum() - outputs.class_cosines.trace()
     return {
