@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import astuple, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -283,12 +282,12 @@ def test_plain_runs_are_the_same_whatever_the_form_of_the_loss_that_they_do_with
 def test_a_dataset_of_ones_own_may_say_what_recipe_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entries = {"birds": SimpleNamespace(source="folder:./birds", templates=(), weight={0: 0.4})}
-    monkeypatch.setattr("cma_tune.protocols.runs.own_entries", lambda: entries)
-    monkeypatch.setattr("cma_tune.data.catalog.own_entries", lambda: entries)
+    catalog = tmp_path / "catalog.yaml"
+    monkeypatch.setenv("CMA_TUNE_CATALOG", str(catalog))
+    catalog.write_text("birds: {source: 'folder:./birds', weight: 0.4}\n")
     config = grid_config(tmp_path, ["birds", "dtd"], weights=["recipe"], seeds=[1])
     assert [t.run.config.weights for t in plan(config)] == [[0.4], [0.4]]  # type: ignore[union-attr]
-    entries["birds"].weight = None
+    catalog.write_text("birds: {source: 'folder:./birds'}\n")
     with pytest.raises(UserError, match=r"'birds' at 1 shot, .* in --weights, or the dataset a 'weight'"):
         plan(config)
 
