@@ -28,7 +28,10 @@ from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossEr
 CHECKPOINT = "checkpoint.safetensors"
 
 WALL_SECONDS = "wall_seconds_since_last_start"
-"""In a record: seconds of the whole run, encoding and evaluation with it."""
+"""In a record: seconds of the whole run, with encoding and evaluation.
+
+What several runs share counts for the first that needs it, or for none in a grid, which does it before.
+"""
 
 
 def each_run(
