@@ -198,7 +198,8 @@ class InspectConfig:
         output: folder for the page and its pictures; by default inspect in the run's folder.
         data_root: where the datasets lie, if not where they did.
         features_dir: folder of stored image features; by default that of the folder the run lies in.
-        backbone: where the backbone lies, if not where it did; its weights must be the same.
+        backbone: where the backbone lies, if not where it did, as local-dir:FOLDER or hf-hub:ORG/REPO; its
+            weights must be the same.
         workers: processes that decode images that are not stored yet.
         images: pictures of changed predictions, for gains and for losses.
         rows: entries of each list of classes.
