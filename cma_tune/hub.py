@@ -39,7 +39,7 @@ def local_folder(source: str | Path, files: Sequence[str], what: str) -> Path:
         return Path(source).expanduser()
     from huggingface_hub import snapshot_download
 
-    with _one_sentence(f"Expected {what} in a folder {source} or in the Hub's repository {name}"):
+    with _one_sentence(f"Expected {what} in a folder {source} or in the repository {name} of the Hub"):
         return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=not hub_found()))
 
 
@@ -52,9 +52,9 @@ def upload(folder: Path, name: str, private: bool) -> str:
     check_repository(name)
     from huggingface_hub import HfApi
 
-    with _one_sentence(f"Expected to write to the Hub's repository {name}"):
+    with _one_sentence(f"Expected to write to the repository {name} of the Hub"):
         if not hub_found():
-            raise ConnectionError
+            raise ConnectionError("no address")
         api = HfApi()
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="A learned prompt of cma_tune")
@@ -73,20 +73,20 @@ def _one_sentence(expected: str) -> Iterator[None]:
 
     try:
         yield
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        # Refusals of the Hub are HTTP errors, which are OSErrors too; what is left are connections.
-        if isinstance(error, errors.HfHubHTTPError):
-            raise UserError(f"{expected}, but {_refusal(error)}.") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         raise UserError(
-            f"{expected}, but there is none here and the Hub can't be reached; "
-            "check the path or the connection."
+            f"{expected}, but the Hub can't be reached and nothing is here; check the name or the connection."
         ) from None
-    except errors.HFValidationError as error:
-        raise UserError(f"{expected}, but it is no name of a repository: {error}.") from None
+    except errors.LocalTokenNotFoundError:
+        raise UserError(f"{expected}, but nobody is logged in; log in with 'hf auth login'.") from None
+    except errors.HfHubHTTPError as error:
+        raise UserError(f"{expected}, but {_refusal(error)}.") from None
     except Exception as error:
+        # Of the client's own exceptions only some have a base in common; others are no one's mistake here.
         if type(error).__module__.partition(".")[0] not in ("httpx", "requests", "huggingface_hub"):
             raise
-        raise UserError(f"{expected}, but the connection failed ({type(error).__name__}: {error}).") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{expected}, but it failed ({type(error).__name__}: {reason}).") from None
 
 
 def _refusal(error: Exception) -> str:

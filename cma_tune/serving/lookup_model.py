@@ -1,8 +1,8 @@
 """A standard open_clip model whose text tower is a table of the learned classes.
 
 What a method has learned for its classes can't be put into the text tower's own weights: the context stands
-in no vocabulary. But a tower is also what maps ids to features, and one whose vocabulary is the class names is
-a table of their learned features. It is made of open_clip's own parts: a context of one token, a block
+in no vocabulary. But a tower is also what maps ids to features, and one whose vocabulary is the class names
+is a table of their learned features. It is made of open_clip's own parts: a context of one token, a block
 whose weights are zero, so that it passes on what comes in, and an embedding that LayerNorm leaves as it is
 but for a known factor, which the projection takes back. Its tokenizer knows the class names and refuses other
 texts. So the folder loads with open_clip alone, and `model.encode_text(tokenizer(class_names))` are the
@@ -177,6 +177,7 @@ def _check(learner: Learner, folder: Path) -> None:
         model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}", weights_only=True)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *backbone.preprocessing.size, generator=generator)
+    model.eval()  # open_clip leaves it in training mode, where batch norms go by the batch
     image, text, scale = model(images, torch.arange(len(learner.class_names))[:, None])
     expected = learner(backbone.encode_image(images.to(backbone.device))).logits.cpu()
     if not torch.allclose(scale * image @ text.T, expected, rtol=1e-3, atol=1e-3):

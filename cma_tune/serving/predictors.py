@@ -144,6 +144,7 @@ def _model(folder: Path, device: torch.device) -> Predictor:
         raise UserError(
             f"Expected an open_clip model in {folder}, but it can't be loaded: {failure_reason(error)}."
         ) from None
+    model.eval()  # open_clip leaves it in training mode
     ids = torch.arange(len(description.class_names), device=device)[:, None]
     text = model.encode_text(ids, normalize=True)
 

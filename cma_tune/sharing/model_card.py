@@ -37,7 +37,7 @@ def _header(card: Mapping[str, Any], repository: str) -> str:
     data = ModelCardData(
         library_name="cma_tune",
         pipeline_tag="image-classification" if own else "zero-shot-image-classification",
-        tags=["clip", "few-shot", "prompt-learning", str(card["learner"]).replace("_", "-")],
+        tags=["clip", "few-shot", *([] if own else ["prompt-learning"]), card["learner"].replace("_", "-")],
         base_model=_base_model(card["backbone"]),
         datasets=_datasets(card.get("dataset")),
         model_name=repository.partition("/")[2],
@@ -92,7 +92,8 @@ def _text(card: Mapping[str, Any], record: Record | None, repository: str) -> It
     weights = f" ({backbone['pretrained']})" if backbone["pretrained"] else ""
     yield f"# {repository.partition('/')[2]}"
     yield ""
-    yield f"What `{card['learner']}` learned on a frozen `{backbone['name']}`{weights}, without the backbone."
+    yield f"What `{card['learner']}` learned on the frozen backbone `{backbone['name']}`{weights}."
+    yield "The backbone is not in these files; loading fetches it and checks that it is the same."
     yield ""
     yield from _table(("", ""), _facts(card, record))
     if card.get("figures"):
@@ -119,10 +120,8 @@ def _facts(card: Mapping[str, Any], record: Record | None) -> list[tuple[str, st
     shown = ", ".join(names[:_SHOWN_CLASSES]) + (", …" if len(names) > _SHOWN_CLASSES else "")
     facts = [("method", str(card["learner"]))]
     if record is not None:
-        loss = record.config.get("loss", {})
         facts += [
-            ("λ of the CMA loss", f"{record.weight:g}" + (" (none)" if record.weight == 0 else "")),
-            ("form of the loss", f"{loss.get('reduction')}, normalised: {loss.get('normalize')}"),
+            ("λ of the CMA loss", f"{record.weight:g}{_form(record)}"),
             ("protocol", record.protocol),
             ("images per class (shots)", str(record.shots)),
             ("seed", str(record.seed)),
@@ -137,6 +136,14 @@ def _facts(card: Mapping[str, Any], record: Record | None) -> list[tuple[str, st
     return facts
 
 
+def _form(record: Record) -> str:
+    """Which form of the loss λ weighs."""
+    loss = record.config.get("loss")
+    if record.weight == 0 or loss is None:
+        return ""
+    return f" ({loss['reduction']} over classes{', normalised' if loss['normalize'] else ''})"
+
+
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     for row in (head, ("---", "---"), *rows):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
@@ -149,7 +156,7 @@ def _loading(card: Mapping[str, Any], repository: str) -> Iterator[str]:
     yield "```python"
     yield "from cma_tune.learners import from_pretrained"
     yield ""
-    yield f'learner = from_pretrained("{repository}")  # loads the backbone and checks that it is the same'
+    yield f'learner = from_pretrained("{repository}")'
     if not own:
         yield 'other = learner.for_classes(["cat", "dog"])  # the same over other class names'
     yield "```"
