@@ -82,8 +82,8 @@ def _one_sentence(expected: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise UserError(f"{expected}, but {_refusal(error)}.") from None
     except Exception as error:
-        # Of the client's own exceptions only some have a base in common; others are no one's mistake here.
-        if type(error).__module__.partition(".")[0] not in ("httpx", "requests", "huggingface_hub"):
+        # Which HTTP client there is depends on huggingface_hub's version; other exceptions are mistakes here.
+        if not type(error).__module__.startswith(("httpx", "requests", "huggingface_hub")):
             raise
         reason = " ".join(str(error).split())
         raise UserError(f"{expected}, but it failed ({type(error).__name__}: {reason}).") from None
