@@ -16,6 +16,7 @@ import cma_tune.hub
 from cma_tune.errors import UserError
 from cma_tune.hub import hub_name, local_folder, upload
 from cma_tune.learners import from_pretrained, save_prompt
+from cma_tune.serving.predictors import find
 
 
 @pytest.fixture
@@ -63,6 +64,10 @@ def test_a_prompt_comes_from_the_hub_and_nothing_else_is_asked_for(
     assert learner.class_names == coop().class_names
     wanted = {"allow_patterns": ["card.json", "prompt.safetensors"], "local_files_only": False}
     assert asked and all(one == ("org/name", wanted) for one in asked)
+    asked.clear()
+    assert find("org/name").form == "prompt"
+    patterns = asked[0][1]["allow_patterns"]
+    assert all(name.endswith((".json", ".safetensors", ".onnx", ".onnx.data")) for name in patterns)
 
 
 def _refused(status: int, kind: type[Exception]) -> Exception:

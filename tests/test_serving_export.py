@@ -104,17 +104,8 @@ def test_a_matrix_gives_the_logits(name: str, tmp_path: Path) -> None:
 def test_other_class_names_are_baked_in(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("bird\nred dog\n")
     prompt = saved(coop(NAMES), tmp_path / "prompt")
-    main(
-        [
-            "export",
-            str(prompt),
-            "--to",
-            "classifier",
-            str(tmp_path / "out"),
-            "--classes",
-            str(tmp_path / "names.txt"),
-        ]
-    )
+    names, output = str(tmp_path / "names.txt"), str(tmp_path / "out")
+    main(["export", str(prompt), "--to", "classifier", output, "--classes", names])
     said = json.loads((tmp_path / "out" / "classifier.json").read_text())
     assert said["class_names"] == ["bird", "red dog"]
     assert said["learned"] == {}  # the prompt's figures are of other classes
@@ -176,9 +167,19 @@ def check_onnx(learner: Learner, folder: Path) -> None:
     assert [path.name for path in sorted(folder.iterdir())] == ["classifier.json", "model.onnx"]
 
 
-@pytest.mark.parametrize("name", ["coop", "tip_adapter", "clip_adapter"])
-def test_onnx_gives_the_logits(name: str, tmp_path: Path) -> None:
-    check_onnx(learners()[name], tmp_path)
+def test_onnx_of_a_method_with_logits_of_its_own(tmp_path: Path) -> None:
+    check_onnx(learners()["tip_adapter"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "clip_adapter"])
+def test_what_is_traced_gives_the_logits(name: str) -> None:
+    learner, pixels = learners()[name], images(9, backbone())
+    module = ImagesToLogits(learner).eval()
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module, (images(3, backbone()),), dynamic_shapes=batch).module()
+    with torch.no_grad():
+        got = program(pixels)
+    torch.testing.assert_close(got, expected_logits(learner, pixels), rtol=1e-5, atol=1e-4)
 
 
 def test_onnx_of_the_embedded_backbone(tmp_path: Path) -> None:
@@ -256,11 +257,15 @@ def test_mistakes_are_told_before_any_weights_load(tmp_path: Path, monkeypatch: 
         export(tmp_path, "classifier", tmp_path / "out")
 
 
+def test_too_many_words_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "prompt", "--to", "onnx", "out", "more"])
+    assert "Expected one prompt and one output, got 3: prompt, out, more." in capsys.readouterr().err
+
+
 def test_names_that_a_tokenizer_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
     prompt = saved(coop(("red dog", "red  dog")), tmp_path / "prompt")
-    with pytest.raises(
-        UserError, match="class names that differ for --to model, got 'red dog' more than once"
-    ):
+    with pytest.raises(UserError, match="names that differ for --to model, got 'red dog' more than once"):
         export(prompt, "model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     export(prompt, "classifier", tmp_path / "out")

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def test_all_forms_predict_alike(prompt: Path, photos: list[str], tmp_path: Path
     names, expected = class_probabilities(photos, prompt, batch_size=3)
     assert names == NAMES and len(expected) == 4
     for form in ("classifier", "model", "onnx"):
-        export(prompt, form, tmp_path / form)  # type: ignore[arg-type]
+        export(prompt, form, tmp_path / form)
         got, probabilities = class_probabilities(photos, tmp_path / form, batch_size=3)
         assert got == NAMES and find(tmp_path / form).form == form
         torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
@@ -105,12 +104,14 @@ def test_what_names_no_image_is_told(arguments: list[str], message: str, photos:
         image_files(arguments)
 
 
-def test_standard_input_is_a_dash(prompt: Path, photos: list[str]) -> None:
-    command = [sys.executable, "-m", "cma_tune", "predict", "-", "--prompt", str(prompt), "--top", "1"]
+def test_standard_input_is_a_dash(
+    prompt: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = f"{photos[2]}\n\n{photos[0]}\r\n{photos[2]}\n"
-    result = subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [photos[2], photos[0]]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    main(["predict", "-", "--prompt", str(prompt), "--top", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [photos[2], photos[0]]
 
 
 def test_formats_say_the_same(prompt: Path, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +157,7 @@ def test_unreadable_images_are_skipped_on_request_and_named(
     said = capsys.readouterr()
     assert said.out == ""
     assert "photos/b/c.jpg" in said.err and "absent.png" in said.err and "2 of 5 images left out" in said.err
-    rows = list(csv.DictReader(Path("out/labels.csv").open()))
+    rows = list(csv.DictReader(io.StringIO(Path("out/labels.csv").read_text())))
     kept = [path for path in photos if path != "photos/b/c.jpg"]
     assert [row["image"] for row in rows] == kept
     names, probabilities = class_probabilities(kept, prompt)
