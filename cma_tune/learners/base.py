@@ -95,6 +95,13 @@ class Learner(nn.Module):
         values = cosines(image_features, text_features)
         return self.backbone.scale.to(values) * values
 
+    def classifier_rows(self) -> Tensor | None:
+        """Rows W ``[C, D]`` that make logits s·f·Wᵀ of unit image features f, s being the backbone's scale.
+
+        None where the logits are no such product; a method with logits of its own has to say.
+        """
+        return None if self.conditioned_on_image else self.text_features()
+
     def regulariser(self, output: PromptOutput) -> Tensor | None:
         """What the method adds to cross-entropy, weighed already.
 
