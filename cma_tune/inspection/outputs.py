@@ -143,7 +143,7 @@ def load_parts(folder: Path, record: Record, setup: Setup) -> list[Part]:
     """
     learner = from_pretrained(folder / "prompt", setup.backbone)
     names, items = setup.dataset.split.class_names, setup.dataset.split.test
-    features, _ = setup.test_features()
+    plain, seen = setup.test_features()[0], setup.test_features(learner)[0]
     chosen = {"test": list(range(len(names)))}
     if record.protocol == "base-to-novel":
         chosen = dict(zip(("base", "novel"), base_novel_labels(len(names)), strict=True))
@@ -155,7 +155,7 @@ def load_parts(folder: Path, record: Record, setup: Setup) -> list[Part]:
         learned = learner if among == learner.class_names else learner.for_classes(among)
         before, after = (
             outputs(one, features[kept], relabelled, setup.accelerator, setup.config.eval_batch_size)
-            for one in (setup.zero_shot(among), learned)
+            for one, features in ((setup.zero_shot(among), plain), (learned, seen))
         )
         parts.append(Part(name, among, relabelled, before, after))
         _check(parts[-1], record, folder)

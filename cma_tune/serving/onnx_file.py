@@ -16,7 +16,6 @@ from cma_tune.errors import UserError
 from cma_tune.files import write_json
 from cma_tune.learners.base import Learner
 from cma_tune.serving.description import FILE, KEY, Description, describe, parse_description
-from cma_tune.serving.encoding import image_encoder
 
 MODEL = "model.onnx"
 
@@ -47,7 +46,7 @@ class ImagesToLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]``."""
-        logits: Tensor = self.learner(image_encoder(self.learner)(images), self.text).logits
+        logits: Tensor = self.learner(images, self.text).logits
         return logits
 
 

@@ -19,7 +19,6 @@ from cma_tune.learners.saving import CARD, SHARED, backbone_for, from_pretrained
 from cma_tune.serving import description as described
 from cma_tune.serving.classifier import MATRIX, read_classifier
 from cma_tune.serving.description import Form, read_description
-from cma_tune.serving.encoding import image_encoder
 from cma_tune.serving.lookup_model import CONFIG, WEIGHTS
 from cma_tune.serving.names import check_names
 from cma_tune.serving.onnx_file import MODEL, open_onnx, run_onnx
@@ -111,10 +110,9 @@ def _prompt(folder: Path, class_names: Sequence[str] | None, device: torch.devic
     learner = from_pretrained(folder, device=device)
     chosen = learner if class_names is None else learner.for_classes(class_names)
     text = None if chosen.conditioned_on_image else chosen.text_features()
-    encode = image_encoder(chosen)
 
     def logits(images: Tensor) -> Tensor:
-        return chosen(encode(images.to(device)), text).logits.cpu()
+        return chosen(images.to(device), text).logits.cpu()
 
     return Predictor(chosen.class_names, learner.backbone.transform, logits)
 
