@@ -79,7 +79,9 @@ class PromptSrc(Ivlp):
         output = super().forward(images, text_features)
         if not self.training or images.dim() != 4:
             return output
-        return output._replace(frozen_features=self.backbone.encode_image(images))
+        with torch.no_grad():
+            frozen = self.backbone.unit_length(self.image_tower(images))
+        return output._replace(frozen_features=frozen)
 
     def regulariser(self, output: PromptOutput) -> Tensor:
         """What holds each image's features, probabilities and the classes' text features back, ``[B]``.
