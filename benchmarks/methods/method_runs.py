@@ -5,7 +5,8 @@ python benchmarks/methods/method_runs.py --dataset caltech101 --data-root DATA -
 
 Three seeds; 1, 4 and 16 shots, and base-to-novel at 16 shots for methods that go to other classes; λ = 0, two
 others, and the choice among the three on the few-shot validation images. The figures go to a table (CSV) that
-`method_page.py` reads; what is there is not run again. Processes of their own, so that peak memory is the method's.
+`method_page.py` reads; what is there is not run again. A process runs one method: its peak memory is the
+method's.
 """
 
 from __future__ import annotations
