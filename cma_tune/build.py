@@ -38,14 +38,9 @@ from cma_tune.train import Recipe
 
 
 def recipe(config: FewShotConfig) -> Recipe:
-    """Recipe of one run; the optimiser's entries and λ are values by then."""
+    """Recipe of one run; λ and the entries of optimiser and loss are values by then."""
     own = {name: value for name, value in asdict(config.optim).items() if name != "batch_size"}
-    return Recipe(
-        **own,
-        cma_weight=float(config.weights[0]),
-        reduction=config.loss.reduction,
-        normalize=config.loss.normalize,
-    )
+    return Recipe(**own, **asdict(config.loss), cma_weight=float(config.weights[0]))
 
 
 def text_options(config: FewShotConfig) -> TextOptions:

@@ -64,7 +64,8 @@ def test_a_record_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert record.dataset["name"] == "digits" and "embedded" in record.dataset["origin"]
     assert record.backbone["weights"] == backbone().weights_digest
     assert record.backbone["preprocessing"] == backbone().preprocessing.digest()
-    assert set(record.figures) == {"accuracy", "validation_accuracy", "class_similarity", "modal_similarity"}
+    similarities = {"class_similarity", "modal_similarity"}
+    assert set(record.figures) == {"accuracy", "validation_accuracy", "ece", *similarities}
     assert set(record.per_class) == {"test"} and list(record.per_class["test"]) == list(split.class_names)
     counts = [sum(item.label == label for item in split.test) for label in range(10)]
     percents = [value for value in record.per_class["test"].values() if value is not None]
@@ -215,7 +216,7 @@ def test_zero_shot_is_computed_once_and_agrees_with_a_loop(tmp_path: Path, no_we
     right = sum(p == item.label for p, item in zip(predictions, dataset.split.test, strict=True))
     assert record.figures["accuracy"] == pytest.approx(100 * right / len(predictions), abs=1e-9)
     assert (record.shots, record.seed, record.weight, record.learner) == (0, 0, 0.0, "zero_shot")
-    assert record.protocol == "zero-shot" and record.training == {}
+    assert record.protocol == "zero-shot" and list(record.training) == ["wall_seconds_since_last_start"]
     assert zero_shot(config) == record
 
 

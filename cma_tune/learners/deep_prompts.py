@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.image_tower import ImageTower
+from cma_tune.clip.prompted_image_tower import PromptedImageTower
 from cma_tune.clip.text_tower import NativeTextTower
 from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
@@ -26,7 +26,7 @@ class VisualPrompts(Learner):
     """
 
     trains_images = True
-    image_tower: ImageTower
+    image_tower: PromptedImageTower
     depth: int
     share: ClassVar[float] = 1.0
 
@@ -84,7 +84,7 @@ class DeepPrompts(VisualPrompts, PlainContextLearner):
         if options is not None and options.per_class:
             raise UserError(f"Expected a shared context for {self.name}, got class-specific ones.")
         super().__init__(backbone, class_names, options, seed, context)
-        self.image_tower = ImageTower(backbone)
+        self.image_tower = PromptedImageTower(backbone)
         # Other text towers take a context at their beginning alone.
         blocks = backbone.tower.layers if isinstance(backbone.tower, NativeTextTower) else 1
         self.depth = self.checked_depth(depth, min(blocks, self.image_tower.layers), backbone.name)

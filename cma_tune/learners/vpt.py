@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.image_tower import ImageTower
+from cma_tune.clip.prompted_image_tower import PromptedImageTower
 from cma_tune.learners.deep_prompts import VisualPrompts
 from cma_tune.learners.starts import normal_start
 from cma_tune.learners.zero_shot import ZeroShot
@@ -49,7 +49,7 @@ class Vpt(VisualPrompts):
         prompts: nn.Parameter | None = None,
     ) -> None:
         super().__init__(backbone, class_names)
-        self.image_tower = ImageTower(backbone)
+        self.image_tower = PromptedImageTower(backbone)
         self.depth = self.checked_depth(depth, self.image_tower.layers, backbone.name)
         zero_shot = ZeroShot(backbone, class_names, templates)
         self.templates = zero_shot.templates

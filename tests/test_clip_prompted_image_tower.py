@@ -11,11 +11,19 @@ from prompt_references import deep_backbone, image_by_loop, made_backbone, pixel
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.image_tower import ImageTower
+from cma_tune.clip.prompted_image_tower import PromptedImageTower
 from cma_tune.errors import UserError
 
-OTHERS = ("clip-resnet", "custom-text-timm")
-"""Families whose image tower is no vision transformer of open_clip's own."""
+OTHERS = {
+    "clip-resnet": "ModifiedResNet",
+    "custom-text-timm": "TimmModel",
+    "transformers-clip": "CLIPVisionModel",
+    "transformers-clip-eos": "CLIPVisionModel",
+    "transformers-metaclip2": "MetaClip2VisionModel",
+    "transformers-siglip": "SiglipVisionModel",
+    "transformers-siglip2": "SiglipVisionModel",
+}
+"""Families whose image tower is no vision transformer of open_clip's own, with what it is."""
 
 POOLED = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,7 +42,7 @@ def variant(name: str) -> Backbone:
     return made_backbone(Family("custom", vision={"layers": 2, **VARIANTS[name]}), name)
 
 
-def prompts_for(tower: ImageTower, depth: int, count: int = 3) -> list[Tensor]:
+def prompts_for(tower: PromptedImageTower, depth: int, count: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(depth, count, tower.width, generator=generator, dtype=torch.float64)
     return list(values.requires_grad_().unbind())
@@ -46,14 +54,14 @@ def test_without_prompts_it_is_the_models_own(name: str) -> None:
     model: Any = backbone.model
     images = pixels(11)
     expected = model.encode_image(images, normalize=False)
-    torch.testing.assert_close(ImageTower(backbone)(images), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(PromptedImageTower(backbone)(images), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_with_and_without_prompts(name: str) -> None:
     backbone = variant(name)
     visual: Any = backbone.model.get_submodule("visual")
-    tower, images = ImageTower(backbone), pixels(3)
+    tower, images = PromptedImageTower(backbone), pixels(3)
     output = visual(images)
     torch.testing.assert_close(tower(images), output, rtol=0, atol=1e-12)
     for depth in (1, 2):
@@ -71,7 +79,7 @@ def test_every_variant_with_and_without_prompts(name: str) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_features_are_those_of_a_loop_over_patches_and_heads(depth: int) -> None:
-    tower, images = ImageTower(deep_backbone()), pixels(2)
+    tower, images = PromptedImageTower(deep_backbone()), pixels(2)
     prompts = prompts_for(tower, depth)
     ours = nn.functional.normalize(tower(images, prompts), dim=-1)
     for image, feature in zip(images, ours, strict=True):
@@ -80,7 +88,7 @@ def test_features_are_those_of_a_loop_over_patches_and_heads(depth: int) -> None
 
 
 def test_a_batch_may_be_empty_and_any_size() -> None:
-    tower, images = ImageTower(deep_backbone()), pixels(19)
+    tower, images = PromptedImageTower(deep_backbone()), pixels(19)
     prompts = prompts_for(tower, 2)
     whole = tower(images, prompts)
     for image, feature in zip(images, whole, strict=True):
@@ -95,13 +103,13 @@ def test_half_precision_is_the_models_own() -> None:
     model: Any = backbone.model
     images = pixels(3).float()
     with torch.autocast("cpu", torch.bfloat16):
-        expected, ours = model.encode_image(images), ImageTower(backbone)(images)
-        prompted = ImageTower(backbone)(images, prompts_for(ImageTower(backbone), 2))
+        expected, ours = model.encode_image(images), PromptedImageTower(backbone)(images)
+        prompted = PromptedImageTower(backbone)(images, prompts_for(PromptedImageTower(backbone), 2))
     assert ours.dtype == expected.dtype == prompted.dtype == torch.bfloat16
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "kind"), zip(OTHERS, ("ModifiedResNet", "TimmModel"), strict=True))
+@pytest.mark.parametrize(("name", "kind"), OTHERS.items())
 def test_other_towers_are_refused(name: str, kind: str) -> None:
     with pytest.raises(UserError, match=f"vision transformer for visual prompts in '{name}', got {kind}; "):
-        ImageTower(tiny_backbone(name))
+        PromptedImageTower(tiny_backbone(name))
