@@ -158,6 +158,23 @@ def _check_method(config: FewShotConfig) -> None:
     _not_negative("tip.alpha", config.tip.alpha)
     _above_zero("tip.beta", config.tip.beta)
     _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
+    _check_prompts(config)
+
+
+def _check_prompts(config: FewShotConfig) -> None:
+    """The methods with visual prompts."""
+    for name in ("vpt", "ivlp", "maple", "promptsrc"):
+        options = getattr(config, name)
+        for entry in ("tokens", "image_tokens", "depth"):
+            number = getattr(options, entry, None)
+            if number is not None:
+                _at_least(f"{name}.{entry}", number, 1)
+    promptsrc = config.promptsrc
+    _not_negative("promptsrc.text_weight", promptsrc.text_weight)
+    _not_negative("promptsrc.image_weight", promptsrc.image_weight)
+    if promptsrc.mean is not None:
+        _not_negative("promptsrc.mean", promptsrc.mean)
+    _above_zero("promptsrc.std", promptsrc.std)
 
 
 def check_companion(config: SupervisedConfig) -> None:

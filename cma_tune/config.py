@@ -13,12 +13,16 @@ from cma_tune.method_options import (
     BLOCKS,
     ClipAdapterConfig,
     ContextConfig,
+    IvlpConfig,
     KgCoOpConfig,
     LearnerName,
     LossConfig,
+    MapleConfig,
     OptimConfig,
+    PromptSrcConfig,
     TcpConfig,
     TipConfig,
+    VptConfig,
     default_optimizer,
     resolved_loss,
     unused_blocks,
@@ -117,6 +121,10 @@ class FewShotConfig(ZeroShotConfig):
         tcp: options of TCP.
         tip: options of Tip-Adapter.
         clip_adapter: options of CLIP-Adapter.
+        vpt: options of VPT.
+        ivlp: options of IVLP.
+        maple: options of MaPLe.
+        promptsrc: options of PromptSRC.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
@@ -142,6 +150,10 @@ class FewShotConfig(ZeroShotConfig):
     tcp: TcpConfig = field(default_factory=TcpConfig)
     tip: TipConfig = field(default_factory=TipConfig)
     clip_adapter: ClipAdapterConfig = field(default_factory=ClipAdapterConfig)
+    vpt: VptConfig = field(default_factory=VptConfig)
+    ivlp: IvlpConfig = field(default_factory=IvlpConfig)
+    maple: MapleConfig = field(default_factory=MapleConfig)
+    promptsrc: PromptSrcConfig = field(default_factory=PromptSrcConfig)
     shots: list[int] = field(default_factory=lambda: [16])
     seeds: list[int] = field(default_factory=lambda: [1])
     weights: list[Weight] = field(default_factory=lambda: [0.0])

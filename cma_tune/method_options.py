@@ -23,6 +23,10 @@ LearnerName = Literal[
     "tip_adapter_f",
     "clip_adapter",
     "lp_plus_plus",
+    "vpt",
+    "ivlp",
+    "maple",
+    "promptsrc",
 ]
 """The methods, each the `name` of a learner."""
 
@@ -95,6 +99,77 @@ class ClipAdapterConfig:
     """
 
     ratio: float = 0.2
+
+
+@dataclass
+class VptConfig:
+    """VPT.
+
+    Attributes:
+        tokens: prompts before a block of the image tower.
+        depth: number of first blocks with own prompts, by default all; 1 is VPT-shallow.
+    """
+
+    tokens: int = 8
+    depth: Optional[int] = None  # noqa: UP045
+
+
+@dataclass
+class IvlpConfig:
+    """IVLP.
+
+    Attributes:
+        tokens: learned context tokens before a block of the text tower.
+        image_tokens: prompts before a block of the image tower.
+        depth: number of first blocks of both towers with own prompts, by default all.
+        words: the prompt's beginning; its first tokens are learned, the others stay. null: a random start.
+    """
+
+    tokens: int = 2
+    image_tokens: int = 2
+    depth: Optional[int] = None  # noqa: UP045
+    words: Optional[str] = "a photo of a"  # noqa: UP045
+
+
+@dataclass
+class MapleConfig:
+    """MaPLe.
+
+    Attributes:
+        tokens: learned context tokens before a block, and so many projections of them in the image tower.
+        depth: number of first blocks with own prompts, by default three quarters, the paper's 9 of 12.
+        words: the prompt's beginning; its first tokens are learned, the others stay. null: a random start.
+    """
+
+    tokens: int = 2
+    depth: Optional[int] = None  # noqa: UP045
+    words: Optional[str] = "a photo of a"  # noqa: UP045
+
+
+@dataclass
+class PromptSrcConfig:
+    """PromptSRC.
+
+    Attributes:
+        tokens: learned context tokens before a block of the text tower.
+        image_tokens: prompts before a block of the image tower.
+        depth: number of first blocks with own prompts, by default three quarters, the paper's 9 of 12.
+        words: the prompt's beginning; its first tokens are learned, the others stay. null: a random start.
+        text_weight: of the distance to the frozen text features.
+        image_weight: of the distance to the frozen image features.
+        mean: epoch, from 1, that weighs most in the mean of the prompts; by default three quarters of the
+            epochs, the paper's 15 of 20.
+        std: standard deviation of these weights, in epochs.
+    """
+
+    tokens: int = 4
+    image_tokens: int = 4
+    depth: Optional[int] = None  # noqa: UP045
+    words: Optional[str] = "a photo of a"  # noqa: UP045
+    text_weight: float = 25.0
+    image_weight: float = 10.0
+    mean: Optional[float] = None  # noqa: UP045
+    std: float = 1.0
 
 
 @dataclass
@@ -177,6 +252,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         **{"epochs": 300, "batch_size": 1_000_000, "lr": 1.0, "warmup_lr": 1.0},
         **{"schedule": "constant", "weight_decay": 0.0},
     },
+    "vpt": {"epochs": 5, "batch_size": 4, "lr": 0.0025},
+    "ivlp": {"epochs": 5, "batch_size": 4, "lr": 0.0035},
+    "maple": {"epochs": 5, "batch_size": 4, "lr": 0.0035},
+    "promptsrc": {"epochs": 20, "batch_size": 4, "lr": 0.0025},
 }
 """The methods whose optimiser is not CoOp's: what differs."""
 
@@ -193,6 +272,10 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "tip_adapter_f": ("tip",),
     "clip_adapter": ("clip_adapter",),
     "lp_plus_plus": (),
+    "vpt": ("vpt",),
+    "ivlp": ("ivlp",),
+    "maple": ("maple",),
+    "promptsrc": ("promptsrc",),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 
@@ -206,7 +289,7 @@ OWN_CLASSES: dict[str, str] = {
 }
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 
-TRAINS_IMAGES: tuple[str, ...] = ()
+TRAINS_IMAGES: tuple[str, ...] = ("vpt", "ivlp", "maple", "promptsrc")
 """Methods that learn on the image side too, so that image features change as they learn."""
 
 UNTRAINED: tuple[str, ...] = ("tip_adapter",)

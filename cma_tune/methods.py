@@ -15,20 +15,26 @@ from cma_tune.learners import (
     CoCoOp,
     CoOp,
     CrossModalProbe,
+    Ivlp,
     KgCoOp,
     Learner,
     LinearProbe,
     LpPlusPlus,
+    MaPLe,
     ProGrad,
+    PromptSrc,
     Support,
     Tcp,
     TextLinearProbe,
     TipAdapter,
     TipAdapterF,
+    Vpt,
     ZeroShot,
 )
 from cma_tune.learners.coop import ContextOptions
+from cma_tune.learners.promptsrc import diverse_templates
 from cma_tune.learners.zero_shot import template_features
+from cma_tune.method_options import IvlpConfig, MapleConfig, PromptSrcConfig
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,51 @@ def _tcp(config: FewShotConfig, given: Given) -> Learner:
     )
 
 
+def _vpt(config: FewShotConfig, given: Given) -> Learner:
+    vpt = config.vpt
+    return Vpt(given.backbone, given.class_names, given.templates, vpt.tokens, vpt.depth, given.seed)
+
+
+def _beginning(options: IvlpConfig | MapleConfig | PromptSrcConfig) -> ContextOptions:
+    """The context of prompts whose first words are learned."""
+    learned = None if options.words is None else options.tokens
+    return ContextOptions(options.tokens, words=options.words, learned=learned)
+
+
+def _ivlp(config: FewShotConfig, given: Given) -> Learner:
+    ivlp = config.ivlp
+    return Ivlp(
+        given.backbone,
+        given.class_names,
+        _beginning(ivlp),
+        given.seed,
+        depth=ivlp.depth,
+        image_tokens=ivlp.image_tokens,
+    )
+
+
+def _maple(config: FewShotConfig, given: Given) -> Learner:
+    maple = config.maple
+    return MaPLe(given.backbone, given.class_names, _beginning(maple), given.seed, depth=maple.depth)
+
+
+def _promptsrc(config: FewShotConfig, given: Given) -> Learner:
+    options = config.promptsrc
+    return PromptSrc(
+        given.backbone,
+        given.class_names,
+        _beginning(options),
+        given.seed,
+        depth=options.depth,
+        image_tokens=options.image_tokens,
+        text_weight=options.text_weight,
+        image_weight=options.image_weight,
+        mean=options.mean,
+        std=options.std,
+        anchors=ZeroShot(given.backbone, given.class_names, diverse_templates()).embeddings,
+    )
+
+
 def _linear_probe(config: FewShotConfig, given: Given) -> Learner:
     return LinearProbe(given.backbone, given.class_names)
 
@@ -144,4 +195,8 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
     "clip_adapter": _clip_adapter,
     "lp_plus_plus": _lp_plus_plus,
+    "vpt": _vpt,
+    "ivlp": _ivlp,
+    "maple": _maple,
+    "promptsrc": _promptsrc,
 }

@@ -56,6 +56,7 @@ def check_step(
     weight: float,
     tolerance: float = 1e-10,
     least: float = 1e-6,
+    given: Tensor | None = None,
 ) -> None:
     """One step of `fit` moves every parameter by the gradient of `loss`, which the test wrote.
 
@@ -65,18 +66,22 @@ def check_step(
         weight: λ.
         tolerance: of the gradients.
         least: of the largest entry of every gradient; else the comparison would say nothing.
+        given: what the learner is trained on instead of `images()`, such as pixels.
     """
     twin = make()
     names, parameters = zip(*twin.named_parameters(), strict=True)
     expected = torch.autograd.grad(loss(twin), parameters)
-    moved = step(make(), images(), weight)
+    moved = step(make(), images() if given is None else given, weight)
     for name, gradient in zip(names, expected, strict=True):
         assert gradient.abs().max() > least, name
         torch.testing.assert_close(moved[name], gradient, rtol=0, atol=tolerance, msg=name)
 
 
-def check_files(learner: Learner, folder: Path) -> Learner:
-    """Saved and loaded it gives the same logits, frozen; returned for more questions."""
+def check_files(learner: Learner, folder: Path, given: Tensor | None = None) -> Learner:
+    """Saved and loaded it gives the same logits, frozen; returned for more questions.
+
+    `given` are images in another form than `images()`, such as pixels.
+    """
     for number, parameter in enumerate(learner.parameters()):
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
         parameter.data.add_(0.1 * noise.to(parameter))
@@ -85,7 +90,7 @@ def check_files(learner: Learner, folder: Path) -> Learner:
     assert type(again) is type(learner) and again.class_names == tuple(CLASS_NAMES)
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert again.describe() == learner.describe()
-    features = images(5)
+    features = images(5) if given is None else given
     ours: PromptOutput = again(features)
     for value, expected in zip(ours, learner(features), strict=True):
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)

@@ -195,3 +195,16 @@ def test_insert_context_against_a_loop(per_class: bool) -> None:
     (ours,) = torch.autograd.grad((result * weights).sum(), context)
     (reference,) = torch.autograd.grad((expected * weights).sum(), context)
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-14)
+
+
+def test_fixed_words_stand_between_context_and_name() -> None:
+    tokenizer = prompt_tokenizer()
+    fixed = tokenizer.words("of a")
+    layout = place_context(tokenizer, ["cat", "blue dog"], 2, "end", fixed)
+    x = tokenizer.decode([tokenizer.placeholder_id])
+    expected = tokenizer.tokenize([f"{x} {x} of a cat.", f"{x} {x} of a blue dog."])
+    assert torch.equal(layout.ids, expected)
+    start = len(tokenizer.start_ids)
+    assert layout.slots.tolist() == [[start, start + 1]] * 2
+    with pytest.raises(ValueError, match="Expected position end for fixed words"):
+        place_context(tokenizer, ["cat"], 2, "middle", fixed)

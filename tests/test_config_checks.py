@@ -23,7 +23,16 @@ from cma_tune.config import (
     slug,
 )
 from cma_tune.errors import UserError
-from cma_tune.method_options import ClipAdapterConfig, KgCoOpConfig, TcpConfig, TipConfig
+from cma_tune.method_options import (
+    ClipAdapterConfig,
+    IvlpConfig,
+    KgCoOpConfig,
+    MapleConfig,
+    PromptSrcConfig,
+    TcpConfig,
+    TipConfig,
+    VptConfig,
+)
 from cma_tune.protocols.selection import choices
 
 NAN = float("nan")
@@ -68,6 +77,16 @@ NAN = float("nan")
         ({"tip": TipConfig(alpha=-0.5)}, "Expected a finite --tip.alpha of at least 0, got -0.5."),
         ({"tip": TipConfig(beta=0.0)}, "Expected a finite --tip.beta above 0, got 0.0."),
         ({"clip_adapter": ClipAdapterConfig(1.5)}, "Expected --clip_adapter.ratio between 0 and 1, got 1.5."),
+        ({"vpt": VptConfig(tokens=0)}, "Expected --vpt.tokens of at least 1, got 0."),
+        ({"ivlp": IvlpConfig(image_tokens=0)}, "Expected --ivlp.image_tokens of at least 1, got 0."),
+        ({"maple": MapleConfig(depth=0)}, "Expected --maple.depth of at least 1, got 0."),
+        ({"promptsrc": PromptSrcConfig(std=0.0)}, "Expected a finite --promptsrc.std above 0, got 0.0."),
+        ({"promptsrc": PromptSrcConfig(mean=-1.0)}, "Expected a finite --promptsrc.mean of at least 0"),
+        ({"promptsrc": PromptSrcConfig(text_weight=NAN)}, "Expected a finite --promptsrc.text_weight of at"),
+        (
+            {"learner": "maple", "train_features": "stored"},
+            "Expected --train-features live for maple, which changes the image side, got stored ones",
+        ),
         ({"views": -1}, "Expected --views of at least 0, got -1."),
         ({"views": 4}, "Expected --views with --train_features stored, got 4 views of live features"),
         ({"checkpoint_every": -1}, "Expected --checkpoint_every of at least 0, got -1."),

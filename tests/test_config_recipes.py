@@ -86,9 +86,13 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/cma_vit_b16.yaml",
         "base_to_novel/cocoop_vit_b16.yaml",
         "base_to_novel/coop_vit_b16.yaml",
+        "base_to_novel/ivlp_vit_b16.yaml",
         "base_to_novel/kgcoop_vit_b16.yaml",
+        "base_to_novel/maple_vit_b16.yaml",
         "base_to_novel/prograd_vit_b16.yaml",
+        "base_to_novel/promptsrc_vit_b16.yaml",
         "base_to_novel/tcp_vit_b16.yaml",
+        "base_to_novel/vpt_vit_b16.yaml",
         "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
         "few_shot/coop_rn50.yaml",
@@ -98,6 +102,7 @@ def test_these_are_the_configs() -> None:
         "few_shot/linear_probe_text_rn50.yaml",
         "few_shot/lp_plus_plus_rn50.yaml",
         "few_shot/prograd_rn50.yaml",
+        "few_shot/promptsrc_vit_b16.yaml",
         "few_shot/tcp_vit_b16.yaml",
         "few_shot/tip_adapter_f_rn50.yaml",
         "few_shot/tip_adapter_rn50.yaml",
@@ -109,6 +114,8 @@ def test_these_are_the_configs() -> None:
 NAMED = [str(file.relative_to(CONFIGS)) for file in FILES if file.parent != CONFIGS]
 LIKE_COOP = ("cma", "cocoop", "coop", "kgcoop", "prograd")
 """Methods with CoOp's optimiser."""
+OF_ITS_OWN = "few_shot/promptsrc_vit_b16.yaml"
+"""Differs from the method's defaults, which are those of base-to-novel."""
 
 
 def method_of(name: str) -> str:
@@ -127,10 +134,17 @@ def test_recipes_and_defaults_of_the_other_methods_agree(name: str) -> None:
     plain = FewShotConfig(learner=config.learner)
     for block in BLOCKS[config.learner]:
         assert block == "context" or set(written[block]) == set(vars(getattr(plain, block)))
-        assert block == "context" or getattr(config, block) == getattr(plain, block)
+        assert block == "context" or name == OF_ITS_OWN or getattr(config, block) == getattr(plain, block)
     if config.learner not in UNTRAINED:
         assert set(written["optim"]) >= {"optimizer", "batch_size", "lr", "warmup_lr", "weight_decay"}
-        assert resolved_optim(config, 16) == resolved_optim(replace(config, optim=OptimConfig()), 16)
+        default = resolved_optim(replace(config, optim=OptimConfig()), 16)
+        assert name == OF_ITS_OWN or resolved_optim(config, 16) == default
+
+
+def test_promptsrcs_few_shot_differs_in_epochs_and_their_mean_alone() -> None:
+    config, novel = load(OF_ITS_OWN), load("base_to_novel/promptsrc_vit_b16.yaml")
+    assert config.optim == replace(novel.optim, epochs=50)
+    assert config.promptsrc == replace(novel.promptsrc, mean=30.0, std=30.0)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if method_of(name) in LIKE_COOP])

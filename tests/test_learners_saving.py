@@ -74,6 +74,7 @@ def test_the_card_says_what_was_learned_and_where(tmp_path: Path) -> None:
         "position": "end",
         "per_class": False,
         "words": "a photo of a",
+        "learned": None,
         "shape": shape,
     }
     assert card["split"] == "abc" and card["figures"] == {"accuracy": 61.5}

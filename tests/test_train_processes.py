@@ -46,6 +46,15 @@ COMMANDS = {
         *("few-shot", *COMMON, *RELEASE, "--learner=clip_adapter", "--optim.batch_size=7", "--weights=0,0.4"),
         "--train_features=stored",
     ],
+    # The image tower is part of the step.
+    "vpt": ["few-shot", *COMMON, "--learner=vpt", "--optim.batch_size=7", "--weights=0.3"],
+    "ivlp": ["few-shot", *COMMON, "--learner=ivlp", "--optim.batch_size=7", "--weights=0"],
+    "maple": ["few-shot", *COMMON, *RELEASE, "--learner=maple", "--optim.batch_size=7", "--weights=0.4"],
+    # One process has no image. Small steps: the kinks of absolute values make rounding grow with large ones.
+    "promptsrc": [
+        *("few-shot", *COMMON, *RELEASE, "--learner=promptsrc", "--shots=1", "--optim.batch_size=1"),
+        *("--weights=0.4", "--optim.lr=0.002"),
+    ],
     "zero": ["zero-shot"],
 }
 NEVER_THE_SAME = {"output", "features_dir", "workers"}
@@ -61,7 +70,7 @@ def run_with_two(folder: Path) -> None:
     """Run all commands, with two workers in each process where images are decoded in training."""
     folder.mkdir()
     commands = [command(name, folder, workers=2 if name == "live" else 0) for name in COMMANDS]
-    assert run_commands(folder, commands) == 13
+    assert run_commands(folder, commands) == 17
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:

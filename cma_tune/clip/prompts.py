@@ -163,17 +163,31 @@ class PromptLayout:
 
 
 def place_context(
-    tokenizer: PromptTokenizer, class_names: Sequence[str], tokens: int, position: Position
+    tokenizer: PromptTokenizer,
+    class_names: Sequence[str],
+    tokens: int,
+    position: Position,
+    fixed: Sequence[int] = (),
 ) -> PromptLayout:
     """Lay out context, class name and full stop for every class (CoOp, sec. 3.2).
 
     As in CoOp's code, "middle" puts half of the tokens (rounded down) before the name.
 
+    Args:
+        tokenizer: of the backbone.
+        class_names: the classes.
+        tokens: M.
+        position: place of the class name.
+        fixed: token ids that stand between the context and a class name at the end.
+
     Raises:
         UserError: a prompt is too long or a class name empty, naming the class; or `position` is not known.
+        ValueError: there are fixed ids, and the class name is not at the end.
     """
     if position not in get_args(Position):
         raise UserError(f"Expected position end, middle or front, got '{position}'.")
+    if fixed and position != "end":
+        raise ValueError(f"Expected position end for fixed words after the context, got '{position}'.")
     start = len(tokenizer.start_ids)
     placeholder = [tokenizer.placeholder_id]
     bodies, slots = [], []
@@ -187,7 +201,7 @@ def place_context(
                 f"Expected words in every class name, got none in '{class_name}'; rename the class."
             )
         if position == "end":
-            body = placeholder * tokens + words
+            body = [*placeholder * tokens, *fixed, *words]
             places = list(range(tokens))
         elif position == "middle":
             before = tokens // 2

@@ -20,11 +20,13 @@ class PromptOutput(NamedTuple):
         image_features: ``[B, D]``, unit length.
         text_features: ``[C, D]``, or ``[B, C, D]`` where text is conditioned on the image; unit length. Where
             a method learns its classes without text, the embeddings that stand for them.
+        frozen_features: ``[B, D]`` of the frozen backbone, where a method compares with them in training.
     """
 
     logits: Tensor
     image_features: Tensor
     text_features: Tensor
+    frozen_features: Tensor | None = None
 
 
 class Support(NamedTuple):

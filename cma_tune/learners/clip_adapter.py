@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.learners.base import Learner, PromptOutput
+from cma_tune.learners.starts import drawn_from
 from cma_tune.learners.zero_shot import ZeroShot
 
 REDUCTION = 4
@@ -51,9 +51,7 @@ class ClipAdapter(Learner):
         self.register_buffer("embeddings", zero_shot.embeddings, persistent=False)
         width = zero_shot.embeddings.shape[-1]
         hidden = max(1, width // REDUCTION)
-        # Torch's default start, drawn on the CPU without touching the global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             down, up = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
         self.down, self.up = down.to(backbone.device), up.to(backbone.device)
 

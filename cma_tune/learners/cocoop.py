@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.errors import UserError
 from cma_tune.learners.coop import ContextLearner, ContextOptions
+from cma_tune.learners.starts import drawn_from
 
 
 class CoCoOp(ContextLearner):
@@ -61,6 +61,5 @@ class CoCoOp(ContextLearner):
 def _meta_net(features: int, width: int, seed: int) -> nn.Sequential:
     """The meta-net with torch's default start, drawn from `seed` without touching the global generator."""
     hidden = max(1, features // 16)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, width))

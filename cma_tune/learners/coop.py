@@ -14,6 +14,7 @@ from cma_tune.clip.context_prompts import ContextPrompts
 from cma_tune.clip.prompts import Position, place_context
 from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
+from cma_tune.learners.starts import normal_start
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,40 @@ class ContextOptions:
         position: place of the class name.
         per_class: one context per class instead of a shared one.
         words: start from the embeddings of these words instead of N(0, 0.02²).
+        learned: only so many of the words' first tokens are learned, the others stay before the class name.
     """
 
     tokens: int = 16
     position: Position = "end"
     per_class: bool = False
     words: str | None = None
+    learned: int | None = None
+
+
+def _word_ids(backbone: Backbone, options: ContextOptions) -> tuple[list[int], list[int]]:
+    """Token ids of the words that start the context, and of those that stay; none without words."""
+    if options.words is None:
+        return [], []
+    ids = backbone.tokenizer.words(options.words.replace("_", " "))
+    if not ids:
+        raise UserError(f"Expected words to start the context from, got '{options.words}'.")
+    learned = len(ids) if options.learned is None else options.learned
+    if not 0 < learned <= len(ids):
+        raise UserError(
+            f"Expected 1 to {len(ids)} learned tokens to start from the words '{options.words}', got "
+            f"{learned}; give other words, or none for a random start."
+        )
+    return ids[:learned], ids[learned:]
 
 
 def initial_context(backbone: Backbone, options: ContextOptions, classes: int, seed: int) -> Tensor:
     """Context vectors ``[M, W]``, or ``[C, M, W]`` per class, in float32.
 
     Raises:
-        UserError: `words` holds none, or there are no context tokens.
+        UserError: `words` holds none or fewer than are learned, or there are no context tokens.
     """
-    generator = torch.Generator().manual_seed(seed)
-    if options.words is not None:
-        ids = backbone.tokenizer.words(options.words.replace("_", " "))
-        if not ids:
-            raise UserError(f"Expected words to start the context from, got '{options.words}'.")
+    ids, _ = _word_ids(backbone, options)
+    if ids:
         with torch.no_grad():
             embeddings = backbone.tower.token_embeddings(torch.tensor([ids], device=backbone.device))
         context = embeddings[0].float().cpu()
@@ -51,8 +67,7 @@ def initial_context(backbone: Backbone, options: ContextOptions, classes: int, s
     if options.tokens < 1:
         raise UserError(f"Expected at least 1 context token, got {options.tokens}; use zero-shot for none.")
     shape = (options.tokens, backbone.tower.width)
-    # Drawn on the CPU, so that a device does not change the start.
-    return 0.02 * torch.randn((classes, *shape) if options.per_class else shape, generator=generator)
+    return normal_start((classes, *shape) if options.per_class else shape, seed)
 
 
 def _check_context(context: Tensor, options: ContextOptions, classes: int, width: int) -> None:
@@ -101,7 +116,8 @@ class ContextLearner(Learner):
         _check_context(context, options, len(class_names), backbone.tower.width)
         self.context = context
         self.options = options = replace(options, tokens=context.shape[-2])
-        layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position)
+        _, fixed = _word_ids(backbone, options)
+        layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position, fixed)
         self.prompts = ContextPrompts(backbone, layout, options.per_class or self.class_aware)
 
     def _check_shared(self) -> None:

@@ -20,12 +20,16 @@ from cma_tune.learners.base import Learner
 from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
+from cma_tune.learners.ivlp import Ivlp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
+from cma_tune.learners.maple import MaPLe
 from cma_tune.learners.prograd import ProGrad
+from cma_tune.learners.promptsrc import PromptSrc
 from cma_tune.learners.tcp import Tcp
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
+from cma_tune.learners.vpt import Vpt
 
 WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
 SHARED = (CARD, WEIGHTS)
@@ -35,6 +39,7 @@ _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
     *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
     *(TipAdapter, TipAdapterF, ClipAdapter),
+    *(Vpt, Ivlp, MaPLe, PromptSrc),
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}
 

@@ -13,6 +13,7 @@ from cma_tune.clip.text_tower import NativeTextTower
 from cma_tune.errors import UserError
 from cma_tune.learners.base import PromptOutput
 from cma_tune.learners.coop import ContextLearner, ContextOptions
+from cma_tune.learners.starts import drawn_from
 from cma_tune.learners.zero_shot import ZeroShot
 
 REDUCTION = 4
@@ -127,6 +128,5 @@ def _checked_layer(backbone: Backbone, layer: int | None) -> int:
 def _bottleneck(features: int, tokens: int, seed: int) -> nn.ModuleList:
     """The two layers with torch's default start, drawn from `seed` without touching the global generator."""
     hidden = max(1, features // REDUCTION)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         return nn.ModuleList([nn.Linear(features, hidden), nn.Linear(hidden, tokens)])

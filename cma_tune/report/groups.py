@@ -29,6 +29,10 @@ LEARNERS = {
     "tip_adapter_f": "Tip-Adapter-F",
     "clip_adapter": "CLIP-Adapter",
     "lp_plus_plus": "LP++",
+    "vpt": "VPT",
+    "ivlp": "IVLP",
+    "maple": "MaPLe",
+    "promptsrc": "PromptSRC",
 }
 """Methods as the literature writes them, in the order of the tables."""
 
