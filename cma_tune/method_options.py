@@ -5,7 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
 # Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
@@ -23,6 +23,7 @@ LearnerName = Literal[
     "tip_adapter_f",
     "clip_adapter",
     "lp_plus_plus",
+    "lora",
 ]
 """The methods, each the `name` of a learner."""
 
@@ -98,6 +99,43 @@ class ClipAdapterConfig:
 
 
 @dataclass
+class LoraConfig:
+    """LoRA; the defaults are CLIP-LoRA's.
+
+    Attributes:
+        rank: r of the low-rank matrices.
+        alpha: what they make counts alpha/rank times.
+        dropout: of what goes into them, in training.
+        towers: which towers are adapted; with text alone image features may be stored.
+        matrices: which of every block: q, k, v, o (attention's output), fc1, fc2 (the MLP).
+        layers: which blocks: all, last:N, or numbers from 0 with commas between.
+    """
+
+    rank: int = 2
+    alpha: float = 1.0
+    dropout: float = 0.25
+    towers: Literal["both", "text", "image"] = "both"
+    matrices: list[str] = field(default_factory=lambda: ["q", "k", "v"])
+    layers: str = "all"
+
+
+LORA_MATRICES = ("q", "k", "v", "o", "fc1", "fc2")
+
+
+def lora_layers(text: str) -> int | tuple[int, ...] | None:
+    """The blocks that `text` means: None for all, a number for so many last ones, or which.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text == "all":
+        return None
+    if text.startswith("last:"):
+        return int(text.removeprefix("last:"))
+    return tuple(int(number) for number in text.split(","))
+
+
+@dataclass
 class OptimConfig:
     """Optimiser and schedule; what is left out is the method's own.
 
@@ -110,6 +148,7 @@ class OptimConfig:
         schedule: a cosine after the warm-up, or lr at every epoch.
         momentum: of SGD.
         weight_decay: of the optimiser.
+        steps_per_shot: in place of epochs: as many as it takes to make this number of steps times the shots.
     """
 
     optimizer: Optional[Optimizer] = None  # noqa: UP045
@@ -120,6 +159,7 @@ class OptimConfig:
     schedule: Optional[Literal["cosine", "constant"]] = None  # noqa: UP045
     momentum: float = 0.9
     weight_decay: Optional[float] = None  # noqa: UP045
+    steps_per_shot: Optional[int] = None  # noqa: UP045
 
 
 COOP: dict[str, Any] = {
@@ -152,6 +192,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         **{"epochs": 300, "batch_size": 1_000_000, "lr": 1.0, "warmup_lr": 1.0},
         **{"schedule": "constant", "weight_decay": 0.0},
     },
+    # The paper's (sec. 4) and its code's; the cosine goes by epochs here.
+    "lora": {
+        **{"optimizer": "adamw", "epochs": None, "steps_per_shot": 500},
+        **{"lr": 2e-4, "warmup_lr": 2e-4, "weight_decay": 0.01},
+    },
 }
 """The methods whose optimiser is not CoOp's: what differs."""
 
@@ -168,6 +213,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "tip_adapter_f": ("tip",),
     "clip_adapter": ("clip_adapter",),
     "lp_plus_plus": (),
+    "lora": ("lora",),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 
@@ -181,8 +227,8 @@ OWN_CLASSES: dict[str, str] = {
 }
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 
-TRAINS_IMAGES: tuple[str, ...] = ()
-"""Methods that learn on the image side too, so that image features change as they learn."""
+TRAINS_IMAGES: tuple[str, ...] = ("lora",)
+"""Methods that learn on the image side too, or may, so that image features change as they learn."""
 
 UNTRAINED: tuple[str, ...] = ("tip_adapter",)
 """Methods without a loss to minimise."""

@@ -18,6 +18,7 @@ from cma_tune.learners import (
     KgCoOp,
     Learner,
     LinearProbe,
+    Lora,
     LpPlusPlus,
     ProGrad,
     Support,
@@ -27,8 +28,10 @@ from cma_tune.learners import (
     TipAdapterF,
     ZeroShot,
 )
+from cma_tune.learners.adapted import LoraOptions
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.learners.zero_shot import template_features
+from cma_tune.method_options import lora_layers
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,19 @@ def _lp_plus_plus(config: FewShotConfig, given: Given) -> Learner:
     return LpPlusPlus(given.backbone, given.class_names, given.hand_prompts, given.load_support())
 
 
+def _lora(config: FewShotConfig, given: Given) -> Learner:
+    lora = config.lora
+    options = LoraOptions(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        towers=lora.towers,
+        matrices=tuple(lora.matrices),
+        layers=lora_layers(lora.layers),
+    )
+    return Lora(given.backbone, given.class_names, given.templates, options, given.seed)
+
+
 MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
@@ -144,4 +160,5 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "tip_adapter_f": partial(_tip_adapter, kind=TipAdapterF),
     "clip_adapter": _clip_adapter,
     "lp_plus_plus": _lp_plus_plus,
+    "lora": _lora,
 }

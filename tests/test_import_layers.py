@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, str] = {
     "trackers": "errors",
     "accelerators": "config errors",
     "source_options": "config data",
-    "methods": "clip config learners",
+    "methods": "clip config learners method_options",
     "build": (
         "accelerators clip config data errors files learners losses methods metrics processes "
         "source_options trackers train"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from cma_tune.clip.attention import SplitAttention
 from cma_tune.clip.packing import Bucket, PackedPrompts
 from cma_tune.clip.text_tower import NativeTextTower, TextTower
 
@@ -26,11 +27,16 @@ def can_share(tower: TextTower) -> bool:
     if tower.pool == "first" and not tower.appended_cls:
         return False
     return all(
-        isinstance(getattr(block, "attn", None), nn.MultiheadAttention)
-        and block.attn.in_proj_weight is not None
+        _known_attention(getattr(block, "attn", None))
         and all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp"))
         and not hasattr(block, "ln_1_kv")
         for block in tower.text.transformer.resblocks
+    )
+
+
+def _known_attention(attention: Any) -> bool:
+    return isinstance(attention, SplitAttention) or (
+        isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
     )
 
 
@@ -67,8 +73,7 @@ def encode_packed(
 
 def _block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
     """A residual block over all tokens: ``[G, N, W]`` → ``[G, N, W]``."""
-    attention = block.attn
-    q, k, v = _heads(linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias), block, 3)
+    q, k, v = _heads(block, block.ln_1(x), "qkv")
     (begun_q, *own_q), (begun_k, *own_k), (begun_v, *own_v) = (_parted(t, packed) for t in (q, k, v))
     attended = (
         [scaled_dot_product_attention(begun_q, begun_k, begun_v, is_causal=True)] if packed.shared else []
@@ -86,13 +91,9 @@ def _block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
 
 def _last_block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
     """The last block, for the pooled tokens alone: ``[G, N, W]`` → ``[G, C, W]``."""
-    attention = block.attn
-    width = x.shape[-1]
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(x)
-    pooled = normed.index_select(1, packed.pooled)
-    (q,) = _heads(linear(pooled, weight[:width], None if bias is None else bias[:width]), block, 1)
-    k, v = _heads(linear(normed, weight[width:], None if bias is None else bias[width:]), block, 2)
+    (q,) = _heads(block, normed.index_select(1, packed.pooled), "q")
+    k, v = _heads(block, normed, "kv")
     (begun_k, *own_k), (begun_v, *own_v) = (_parted(t, packed) for t in (k, v))
     own_q = q.split([bucket.classes * bucket.blocks for bucket in packed.buckets], dim=2)
     attended = []
@@ -107,10 +108,22 @@ def _last_block(block: Any, x: Tensor, packed: PackedPrompts) -> Tensor:
     return _after_attention(block, x.index_select(1, packed.pooled), torch.cat(attended, dim=2))
 
 
-def _heads(projected: Tensor, block: Any, parts: int) -> tuple[Tensor, ...]:
-    """``[G, N, parts·W]`` → `parts` times ``[G, H, N, W/H]``."""
-    heads = projected.reshape(*projected.shape[:2], parts, block.attn.num_heads, -1)
-    return heads.permute(2, 0, 3, 1, 4).unbind()
+_ROWS = {"qkv": (0, 3), "q": (0, 1), "kv": (1, 3)}
+"""Where queries, keys and values stand in a projection that makes all three, in widths."""
+
+
+def _heads(block: Any, normed: Tensor, which: str) -> list[Tensor]:
+    """Queries, keys and values of ``[G, N, W]``, those that are asked for, as ``[G, H, N, W/H]``."""
+    attention = block.attn
+    if isinstance(attention, SplitAttention):
+        parts = attention.projected(normed, which)
+    else:
+        first, last = _ROWS[which]
+        rows = slice(first * normed.shape[-1], last * normed.shape[-1])
+        bias = attention.in_proj_bias
+        made = linear(normed, attention.in_proj_weight[rows], None if bias is None else bias[rows])
+        parts = made.chunk(last - first, dim=-1)
+    return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts]
 
 
 def _parted(x: Tensor, packed: PackedPrompts) -> tuple[Tensor, ...]:

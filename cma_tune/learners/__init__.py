@@ -6,6 +6,7 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import CoOp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lora import Lora
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.saving import from_pretrained, save_prompt
@@ -21,6 +22,7 @@ __all__ = [
     "KgCoOp",
     "Learner",
     "LinearProbe",
+    "Lora",
     "LpPlusPlus",
     "ProGrad",
     "PromptOutput",

@@ -54,12 +54,14 @@ class Learner(nn.Module):
         conditioned_on_image: text features differ from image to image.
         trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
             takes part in training.
+        weights_file: name of the file that its state is saved to.
         class_names: names the logits stand for, in order.
     """
 
     name: str = ""
     conditioned_on_image: bool = False
     trains_images: bool = False
+    weights_file: str = "prompt.safetensors"
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -116,6 +118,13 @@ class Learner(nn.Module):
         """The parameters as an optimiser takes them; :func:`cma_tune.fitting.set_rate` knows more entries."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
+    def start_step(self, step: int) -> None:
+        """Called before every step, counted from 0 over all epochs, in training.
+
+        What a learner draws at random may depend on this and its seed alone, so that a run that goes on from
+        a checkpoint draws the same.
+        """
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """Called after every `epoch` from 0 of `epochs`; what it keeps is part of the learner's state."""
 
@@ -129,6 +138,10 @@ class Learner(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What makes this learner again beside backbone, class names and state: JSON for its card."""
+        return {}
+
+    def more_files(self) -> dict[str, bytes]:
+        """Files beside weights and card, for other libraries, by name."""
         return {}
 
     @classmethod

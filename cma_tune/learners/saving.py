@@ -1,10 +1,11 @@
-"""A learned prompt as files: ``prompt.safetensors`` and a JSON card."""
+"""A learned prompt as files: ``prompt.safetensors`` and a JSON card; of LoRA, peft's files and the card."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from cma_tune.learners.cocoop import CoCoOp
 from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lora import Lora
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.prograd import ProGrad
 from cma_tune.learners.tcp import Tcp
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 
-WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
+CARD, FORMAT = "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
     *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
     *(TipAdapter, TipAdapterF, ClipAdapter),
+    Lora,
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}
 
@@ -65,7 +68,8 @@ def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, A
     taken = sorted(set(card) & set(provenance or {}))
     if taken:
         raise ValueError(f"Expected other names than the card's own in provenance, got {', '.join(taken)}.")
-    write_atomically(folder / WEIGHTS, lambda temporary: _write(temporary, weights))
+    for name, content in {learner.weights_file: weights, **learner.more_files()}.items():
+        write_atomically(folder / name, partial(_write, content=content))
     write_json(folder / CARD, {**card, **(provenance or {})})
 
 
@@ -97,16 +101,15 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     return card
 
 
-def _read_weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
-    path = folder / WEIGHTS
+def _read_weights(path: Path, digest: str) -> dict[str, torch.Tensor]:
     try:
         content = path.read_bytes()
     except OSError:
         raise UserError(f"Expected the weights of a learned prompt at {path}, but can't read them.") from None
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(
-            f"Expected the weights that {folder / CARD} was written for at {path}, got others or a damaged "
-            "file; save the prompt again."
+            f"Expected the weights that {path.parent / CARD} was written for at {path}, got others or a "
+            "damaged file; save the prompt again."
         )
     try:
         return load(content)
@@ -129,7 +132,8 @@ def from_pretrained(
     """
     folder = Path(folder)
     card = read_card(folder)
-    weights = _read_weights(folder, card["weights"])
+    kind = LEARNERS[card["learner"]]
+    weights = _read_weights(folder / kind.weights_file, card["weights"])
     wanted = card["backbone"]
     if backbone is None:
         backbone = load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
@@ -145,7 +149,7 @@ def from_pretrained(
             folder,
         )
     try:
-        learner = LEARNERS[card["learner"]].from_card(backbone, card["class_names"], card, weights)
+        learner = kind.from_card(backbone, card["class_names"], card, weights)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

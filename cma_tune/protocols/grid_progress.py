@@ -13,7 +13,7 @@ from cma_tune.records import Record
 
 
 class Work:
-    """How much there is to do for a task, in arbitrary units: epochs × shots × classes.
+    """How much there is to do for a task, in images that are trained on: epochs × shots × classes, say.
 
     A run's training goes with its images, and the text side with the classes.
     """
@@ -29,8 +29,10 @@ class Work:
         config = task.run.config
         if task.needs or not isinstance(config, FewShotConfig):
             return 0.0
-        epochs = config.optim.epochs or 0  # a number in every run
-        return float(epochs * config.shots[0]) * self._classes.get(task.dataset, self._usual)
+        optim, shots = config.optim, config.shots[0]
+        if optim.epochs is None:
+            return float((optim.steps_per_shot or 0) * shots * (optim.batch_size or 0))
+        return float(optim.epochs * shots) * self._classes.get(task.dataset, self._usual)
 
 
 def estimate(tasks: Sequence[Task], records: Mapping[Task, Record]) -> float | None:

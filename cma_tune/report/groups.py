@@ -29,6 +29,7 @@ LEARNERS = {
     "tip_adapter_f": "Tip-Adapter-F",
     "clip_adapter": "CLIP-Adapter",
     "lp_plus_plus": "LP++",
+    "lora": "LoRA",
 }
 """Methods as the literature writes them, in the order of the tables."""
 
