@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from web_server import CONTENT, Server
 
+from cma_tune.data import download as download_module
 from cma_tune.data.catalog import CATALOG
 from cma_tune.data.splits import Split, read_coop_split
 
@@ -60,3 +63,16 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(cma_tune.protocols.runs, "fit", counted)
     return made
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server with one file, and downloads that lose no time over a break."""
+    monkeypatch.setattr(download_module, "PAUSE", 0.0)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    server = Server()
+    server.files["/file"] = CONTENT
+    yield server
+    server.http.shutdown()
+    server.http.server_close()

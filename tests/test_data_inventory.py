@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from cma_tune.cli import main
 from cma_tune.data.catalog import ENTRIES
 from cma_tune.data.inventory import check_dataset
 from cma_tune.data.miniature import write_miniature
-from cma_tune.data.miniature_hub import write_hub_miniature
 
 SPLIT = "eurosat/split_zhou_EuroSAT.json"
 IMAGES = "eurosat/2750"
@@ -141,21 +141,44 @@ def test_equal_images_in_train_and_test_alone_are_a_warning(
     assert "eurosat: nothing wrong, 1 to be looked at" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["fgvc_aircraft", "imagenet_a"])
-def test_datasets_without_a_split_file_are_checked(name: str, tmp_path: Path) -> None:
-    folder = write_miniature(name, tmp_path, (1, 1, 1))
-    assert {f.state for f in check_dataset(name, tmp_path)} == {"ok"}
-    first = next(folder.rglob("*_1.JPEG" if name == "imagenet_a" else "*001.jpg"))
-    first.write_bytes(b"no image")
-    findings = check_dataset(name, tmp_path, decode_all=True)
-    assert [(f.what, f.found[:2]) for f in findings if f.state == "wrong"] == [("damaged images", "1 ")]
+def test_a_broken_split_file_does_not_end_a_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / IMAGES / "Forest/Forest_5.jpg").write_bytes(b"no image")
+    (root / IMAGES / "River/River_1.jpg").unlink()
+    (root / SPLIT).write_text("{")
+    found = wrong_lines(root)
+    assert found["split file"] == "can't be read as JSON" and found["classes"] == "0"
+    assert found["image files"] == "49" and found["damaged images"] == "1 (first: Forest/Forest_5.jpg)"
+    (root / SPLIT).unlink()
+    with pytest.raises(SystemExit) as exit_code:
+        main(["data", "check", "eurosat", "--data-root", str(root)])
+    assert exit_code.value.code == 1
+    assert f"missing at {root}/{SPLIT}" in capsys.readouterr().out
 
 
-def test_the_hubs_form_is_checked(tmp_path: Path) -> None:
-    write_hub_miniature("eurosat", tmp_path, (1, 1, 1))
-    findings = {f.what: f for f in check_dataset("eurosat", Path(f"hub:{tmp_path}"))}
-    assert {f.state for f in findings.values()} == {"ok"}
-    assert "not the published split" in findings["split"].found
+def test_rows_of_another_form_are_counted_beside_the_rest(root: Path) -> None:
+    def change(content: dict[str, list[Any]]) -> None:
+        content["test"][:3] = [["a.jpg", "0", "Forest"], "abc", ["b.jpg", True, "River"]]
+        content["train"][0][1] = 10**9
+        del content["val"]
+
+    rewrite(root, change)
+    found = wrong_lines(root)
+    assert found["rows of another form"].startswith('3 (first: ["a.jpg", "0", "Forest"]; "abc"; ["b.jpg"')
+    assert found["lists missing in the split file"] == "1 (first: val)"
+    assert found["labels without a class name"] == "1 (first: 1000000000 in train)"
+    assert found["test images"].startswith("17,") and found["val images"] == "0"
+
+
+def test_status_names_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / IMAGES / "River/River_1.jpg").unlink()
+    main(["data", "status", "--data-root", str(root)])
+    assert "incomplete  20/10/20        absent images: River/River_1.jpg" in capsys.readouterr().out
+    (root / SPLIT).write_text("garbage")
+    shutil.rmtree(root / IMAGES)
+    (root / IMAGES).mkdir()
+    main(["data", "status", "--data-root", str(root)])
+    out = capsys.readouterr().out
+    assert f"split file: can't be read as JSON; no images in {root / IMAGES}" in out
 
 
 def test_the_catalogues_sizes_are_expected_of_what_is_no_miniature(root: Path) -> None:
@@ -170,7 +193,7 @@ def test_status_says_what_is_there(whole: Path, tmp_path: Path, capsys: pytest.C
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert set(lines) == set(ENTRIES)
     assert " miniature " in lines["eurosat"]
-    assert f"missing: {tmp_path}/dtd/split_zhou_DescribableTextures.json" in lines["dtd"]
+    assert f"split file: missing at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in lines["dtd"]
     assert " absent " in lines["food101"]
 
 
@@ -183,8 +206,11 @@ def test_list_says_where_everything_comes_from(capsys: pytest.CaptureFixture[str
 
 
 def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets.enable_progress_bars()
     main(["data", "miniature", "eurosat", str(tmp_path), "--per-class", "1,0,1", "--form", "hub"])
-    assert f"--dataset eurosat --data-root hub:{tmp_path}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"--dataset eurosat --data-root hub:{tmp_path}" in said.out and said.err == ""
+    assert not datasets.utils.are_progress_bars_disabled()
     assert (tmp_path / "eurosat/dataset_dict.json").is_file()
 
 

@@ -56,7 +56,7 @@ def test_validation_is_cut_from_train(tmp_path: Path) -> None:
     dataset = load_folder(tmp_path)
     assert names_of(dataset, dataset.split.val) == {"a": 2, "b": 1}
     assert names_of(dataset, dataset.split.train) == {"a": 8, "b": 4, "c": 1}
-    assert "val a fifth of train" in dataset.origin
+    assert "val 3 of train's 16, a rounded fifth of every class" in dataset.origin
     assert load_folder(tmp_path).split == dataset.split
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cma_tune.cli import CATALOG_VARIABLE, main
 from cma_tune.data.catalog import check_dataset_name
-from cma_tune.data.own_catalog import VARIABLE
+from cma_tune.data.own_catalog import VARIABLE, own_weights
 from cma_tune.data.sources import SourceOptions, load_dataset
 from cma_tune.errors import UserError
 
@@ -75,6 +76,47 @@ def test_a_hub_table_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_dataset_name("far")
 
 
+def test_several_sources_of_one_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {part: [[f"{bird}/{n:02d}.png", label, bird] for label, bird in enumerate(("wren", "robin"))]
+            for n, part in enumerate(("train", "val", "test"))}  # fmt: skip
+    (tmp_path / "split.json").write_text(json.dumps(rows))
+    pictures = [Image.new("RGB", (4, 4), (n, 0, 0)) for n in range(4)]
+    feature = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": pictures, "label": ["robin", "wren"] * 2}
+    table = datasets.Dataset.from_dict(columns, features=feature)
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "table")
+    text = """
+birds:
+  sources: [folder:pictures, hub:table, hub:some/where]
+  split_file: split.json
+  template: a photo of a {}, a type of bird.
+  weight: {1: 0.4, 16: 0.75}
+far: {source: 'hub:some/where', weight: 0.3}
+"""
+    catalog(tmp_path, text, monkeypatch)
+    main(["data", "status"])
+    assert "absent" not in capsys.readouterr().out.split("birds")[1].split("far")[0]  # the table is there
+    assert len(load_dataset("birds", NOWHERE).split.test) == 4
+    make_images(tmp_path / "pictures", {"robin": 3, "wren": 3})
+    birds = load_dataset("birds", NOWHERE)
+    assert birds.split.class_names == ("wren", "robin") and birds.split.val[0].key == "wren/01.png"
+    assert len(load_dataset("birds", Path("hub:")).split.test) == 4
+    assert own_weights() == {"birds": {1: 0.4, 16: 0.75}, "far": {0: 0.3}}
+    main(["data", "list"])
+    shown = capsys.readouterr().out.split("birds: ")[1]
+    assert shown.startswith("2 classes\n  template  a photo of a {}, a type of bird.\n")
+    assert f"  source    hub:{tmp_path}/table\n  source    hub:some/where\n" in shown
+    assert "0.4 at 1 shots, 0.75 at 16 shots" in shown
+    (tmp_path / "pictures/wren/02.png").unlink()
+    main(["data", "status"])
+    birds_row, far_row = capsys.readouterr().out.splitlines()[-2:]
+    assert birds_row.split()[:3] == ["birds", "incomplete", "2/2/2"]
+    assert birds_row.endswith("absent images: wren/02.png")
+    assert far_row.split() == ["far", "on", "the", "Hub", "hub:some/where"]
+
+
 def test_the_flag_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +128,10 @@ def test_the_flag_names_the_file(
         main(["data", "check", "birds", *spelling])
         assert "birds: nothing wrong" in capsys.readouterr().out
     main(["data", "list"])
-    assert f"birds: folder:{tmp_path}/pictures" in capsys.readouterr().out
+    assert (
+        f"birds: 2 classes\n  template  a photo of a {{}}.\n  source    folder:{tmp_path}/pictures"
+        in capsys.readouterr().out
+    )
     monkeypatch.setenv(VARIABLE, "")
     with pytest.raises(SystemExit):
         main(["data", "list", "--catalog"])
@@ -108,6 +153,13 @@ def test_the_flag_names_the_file(
         ("birds: {source: 'folder:x', template: 3}", "Expected texts as values of 'birds'"),
         ("birds: {source: 'folder:x', label_column: 3}", "Expected texts as values of 'birds'"),
         ("birds: {source: 'folder:x', template: 'a {}', templates: ['b {}']}", "got both"),
+        ("birds: {source: 'folder:x', sources: ['hub:x']}", "source or sources for 'birds' .*got both"),
+        ("birds: {sources: ['hub:x/y', 'z']}", "Expected source: folder:PATH.*got 'z'"),
+        ("birds: {sources: []}", "Expected source: folder:PATH"),
+        ("birds: {source: 'hub:x/y', split_file: a.json}", "a source folder:PATH beside split_file"),
+        ("birds: {source: 'folder:x', weight: 1.5}", "weight: a number from 0 to 1, .*got 1.5"),
+        ("birds: {source: 'folder:x', weight: yes}", "weight: a number from 0 to 1, .*got True"),
+        ("birds: {source: 'folder:x', weight: {one: 0.5}}", "weight: a number from 0 to 1"),
         ("dtd: {source: 'folder:x'}", "Expected new names .*got 'dtd'"),
         ("'a:b': {source: 'folder:x'}", "Expected a name without ':'"),
         ("birds: {source: 'folder:x'}", "Expected an image folder at .*/x,"),

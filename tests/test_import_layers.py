@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, str] = {
     "source_options": "config data",
     "methods": "clip config learners method_options",
     "build": (
-        "accelerators clip config data errors files learners losses methods metrics processes "
+        "accelerators clip config data errors files fitting learners losses methods metrics processes "
         "source_options trackers train"
     ),
     "report": "companion_options config errors files metrics predictions recipes records",

@@ -15,6 +15,11 @@ from typing import IO
 
 from cma_tune.errors import UserError
 
+
+class BadArchive(UserError):
+    """An archive of which nothing is unpacked: damaged, cut off, hostile, or another one."""
+
+
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
@@ -33,8 +38,9 @@ def extract(archive: Path, target: Path, strip: str = "") -> int:
         The number of files.
 
     Raises:
-        UserError: it is no archive, is damaged or cut off, holds a link or a path that leads outside, or no
+        BadArchive: it is no archive, is damaged or cut off, holds a link or a path that leads outside, or no
             file below `strip`.
+        UserError: a folder in `target` is a link.
     """
     target.mkdir(parents=True, exist_ok=True)
     aside = target / f".{archive.name}.unpacking"
@@ -52,16 +58,16 @@ def extract(archive: Path, target: Path, strip: str = "") -> int:
                 shutil.copyfileobj(content, handle, 2**20)
             count += 1
         if not count:
-            raise UserError(
+            raise BadArchive(
                 f"Expected files below '{strip or '.'}' in {archive}, got none; is it another archive?"
             )
         _move(aside, target)
     except UserError:
         raise
     except _BROKEN as error:
-        raise UserError(
+        raise BadArchive(
             f"Expected a whole tar or zip archive at {archive}, but it can't be unpacked ({error}); "
-            "remove it and fetch it again."
+            "fetch it again."
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -72,7 +78,7 @@ def _safe(name: str, archive: Path) -> tuple[str, ...]:
     """Parts of a path that stays inside."""
     parts = PurePosixPath(name).parts
     if ".." in parts or name.startswith("/") or "\\" in name or "\0" in name or ":" in (parts or ("",))[0]:
-        raise UserError(
+        raise BadArchive(
             f"Expected paths inside the target folder in {archive}, got '{name}'; nothing was unpacked, "
             "get the archive from its official place."
         )
@@ -102,8 +108,8 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             yield member.name, content_or_none
 
 
-def _link(name: str, archive: Path) -> UserError:
-    return UserError(
+def _link(name: str, archive: Path) -> BadArchive:
+    return BadArchive(
         f"Expected files and folders alone in {archive}, got the link or device '{name}'; nothing was "
         "unpacked, get the archive from its official place."
     )

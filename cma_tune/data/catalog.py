@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cma_tune.data.builtin import BUILTIN_NAMES
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.own_catalog import own_entries
 from cma_tune.errors import UserError, nearest
 
@@ -252,11 +253,12 @@ IMAGES_FROM = {
 """Where the images of each dataset are to be had."""
 
 
-def locate(entry: CatalogEntry, root: Path) -> Path:
+def locate(entry: CatalogEntry, root: Path, complain: Complain = refuse) -> Path:
     """The dataset's folder below `root`, with its split file and its image folder in it.
 
     Raises:
-        UserError: one of them is missing, with where to get it.
+        UserError: the folder is missing, with where to get it, or one of the others is (`complain` may go on
+            instead).
     """
     folder = root / entry.folder
     if not folder.is_dir():
@@ -267,14 +269,18 @@ def locate(entry: CatalogEntry, root: Path) -> Path:
             f"{folder / entry.images}{split}."
         )
     if entry.split_file is not None and not (folder / entry.split_file).is_file():
-        raise UserError(
+        complain(
+            "split file",
+            [f"missing at {folder / entry.split_file}"],
             f"Expected the split file of '{entry.name}' at {folder / entry.split_file}, "
-            f"but it does not exist; {entry.where_to_get_split()}."
+            f"but it does not exist; {entry.where_to_get_split()}.",
         )
     images = folder / entry.images
     if not images.is_dir():
-        raise UserError(
+        complain(
+            "image folder",
+            [f"missing at {images}"],
             f"Expected the images of '{entry.name}' in {images}, but there is no such folder; "
-            f"get them from {IMAGES_FROM[entry.name]} and unpack them there."
+            f"get them from {IMAGES_FROM[entry.name]} and unpack them there.",
         )
     return folder

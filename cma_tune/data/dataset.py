@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cma_tune.data.builtin import BuiltinData, load_builtin
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
 
@@ -185,18 +186,24 @@ def absent_images(split: Split, images: Path) -> list[str]:
     return absent
 
 
-def check_images_exist(split: Split, images: Path, named_by: Path) -> None:
+ABSENT = "absent images"
+"""Fault of files that a split names."""
+
+
+def check_images_exist(split: Split, images: Path, named_by: Path, complain: Complain = refuse) -> None:
     """Check that every image of the split is there.
 
     Raises:
-        UserError: with the number of absent images and the first three.
+        UserError: with the number of absent images and the first three (`complain` may go on instead).
     """
     absent = absent_images(split, images)
     if absent:
         total = sum(len(items) for items in split.parts().values())
-        raise UserError(
+        complain(
+            ABSENT,
+            absent,
             f"Expected all {total} images named by {named_by} in {images}, but {len(absent)} are absent "
-            f"(first: {', '.join(absent[:3])}); unpack the whole dataset there."
+            f"(first: {', '.join(absent[:3])}); unpack the whole dataset there.",
         )
 
 

@@ -41,7 +41,8 @@ def download(url: str, path: Path, md5: str | None = None, say: Callable[[str], 
 
     Args:
         url: http or https.
-        path: the file; if it exists, nothing is done.
+        path: the file; if it exists, nothing is done but comparing its checksum, and one of another is
+            removed and downloaded again.
         md5: checksum in hex, as the dataset's authors or torchvision publish it.
         say: told what happens.
 
@@ -51,7 +52,10 @@ def download(url: str, path: Path, md5: str | None = None, say: Callable[[str], 
             checksum is another.
     """
     if path.is_file():
-        return path
+        if md5 is None or (found := _md5(path)) == md5:
+            return path
+        path.unlink()
+        say(f"{path}: its MD5 is {found}, not {md5}; it was removed and is downloaded again")
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"Expected an http or https address, got {url}.")
     path.parent.mkdir(parents=True, exist_ok=True)

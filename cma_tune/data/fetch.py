@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cma_tune.data.archives import extract
+from cma_tune.data.archives import BadArchive, extract
 from cma_tune.data.catalog import IMAGES_FROM, CatalogEntry
 from cma_tune.data.class_names import imagenet_names
-from cma_tune.data.download import OfflineError, download
+from cma_tune.data.download import download
 from cma_tune.data.hub_repositories import HUB
-from cma_tune.data.layouts import CLASS_NAMES
+from cma_tune.data.layouts import CLASS_NAMES, miniature_sizes
 from cma_tune.data.miniature import find_entry
+from cma_tune.data.splits import read_coop_split
+from cma_tune.data.survey import Shortfalls, shortfalls
 from cma_tune.data.tables import open_table
 from cma_tune.errors import UserError
 from cma_tune.files import write_text
@@ -84,9 +85,10 @@ WHY_NOT = {
 
 
 def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str]:
-    """Bring what is missing of a dataset below `root`.
+    """Bring what is missing or damaged of a dataset below `root`.
 
-    A download that breaks is kept and gone on with by the next call; archives are removed once unpacked.
+    Split file and images come from different places: where one fails, the other is tried all the same. A
+    download that breaks is kept and gone on with by the next call; archives are removed once unpacked.
 
     Args:
         name: key of the catalogue.
@@ -94,29 +96,54 @@ def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str
         say: told what happens.
 
     Returns:
-        What is left to be done by hand, one sentence each; empty if the dataset is complete.
+        What is still missing, why, and how to get it by hand, one text each; nothing if all is there.
 
     Raises:
-        UserError: unknown name, a broken connection, a wrong checksum, or a damaged or hostile archive.
+        UserError: unknown name, or a miniature is in the dataset's place.
     """
     entry = find_entry(name)
-    folder = root / entry.folder
-    by_hand: list[str] = []
-    try:
-        if entry.split_file is not None and not (folder / entry.split_file).is_file():
-            by_hand += _split_file(entry, folder, say)
-        # An archive goes when all of it is unpacked: while it is there, images may be missing.
-        if not (folder / entry.images).is_dir() or _archive_path(entry, root).is_file():
-            by_hand += _images(entry, folder, _archive_path(entry, root), say)
-    except OfflineError as error:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # empty, it would only look like a dataset
-        raise OfflineError(f"{error} {' '.join(_all_by_hand(entry, folder))}") from None
+    folder, archive = root / entry.folder, _archive_path(entry, root)
+    if miniature_sizes(folder) is not None:
+        raise UserError(
+            f"Expected no miniature at {folder} to fetch '{name}' into, got one; name another --data-root or "
+            "remove it."
+        )
+    lacks = _lacks(entry, root)
+    if folder.is_dir():
+        for text in (*lacks.split, *lacks.images):
+            say(f"{name}: {text}")
+    left: list[str] = []
+    if lacks.split and entry.split_file is not None:
+        left += _tried("split file", lambda: _split_file(entry, folder, say), _split_by_hand(entry, folder))
+        lacks = _lacks(entry, root)
+    # An archive goes when all of it is unpacked: while it is there, images may be missing.
+    if lacks.images or (lacks.split and entry.split_file is None) or archive.is_file():
+        left += _tried("images", lambda: _images(entry, folder, archive, say), _images_by_hand(entry, folder))
+    if not left:
+        lacks = _lacks(entry, root)
+        left += [f"split file: still {text}. {_split_by_hand(entry, folder)}" for text in lacks.split]
+        left += [f"images: still {text}. {_images_by_hand(entry, folder)}" for text in lacks.images]
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # empty, it would only look like a dataset
     names = root / "imagenet" / CLASS_NAMES
     if name == "imagenet" and not names.exists():
         write_text(names, "".join(f"{wnid} {called}\n" for wnid, called in imagenet_names().items()))
         say(f"{names}: written")
-    return by_hand
+    return left
+
+
+def _lacks(entry: CatalogEntry, root: Path) -> Shortfalls:
+    if not (root / entry.folder).is_dir():
+        return Shortfalls(["the folder is missing"], ["the folder is missing"])
+    return shortfalls(entry, root)
+
+
+def _tried(what: str, bring: Callable[[], bool], by_hand: str) -> list[str]:
+    """What is left to be done: nothing where it was brought, else why not, and how to do it by hand."""
+    try:
+        return [] if bring() else [f"{what}: {by_hand}"]
+    except UserError as error:
+        return [f"{what}: {error} {by_hand}"]
 
 
 def fetch_hub(name: str, root: Path, say: Callable[[str], None] = print) -> None:
@@ -161,15 +188,6 @@ def _archive_path(entry: CatalogEntry, root: Path) -> Path:
     return root / DOWNLOADS / url.rsplit("/", 1)[-1]
 
 
-def _all_by_hand(entry: CatalogEntry, folder: Path) -> list[str]:
-    sentences = []
-    if entry.split_file is not None and not (folder / entry.split_file).is_file():
-        sentences.append(_split_by_hand(entry, folder))
-    if not (folder / entry.images).is_dir():
-        sentences.append(_images_by_hand(entry, folder))
-    return sentences
-
-
 def _split_by_hand(entry: CatalogEntry, folder: Path) -> str:
     return f"Download {entry.split_url()} in a browser and put it at {folder / str(entry.split_file)}."
 
@@ -185,43 +203,44 @@ def _images_by_hand(entry: CatalogEntry, folder: Path) -> str:
     return f"Download the images from {origin}{why} and unpack them as {folder / entry.images}{hub}."
 
 
-def _split_file(entry: CatalogEntry, folder: Path, say: Callable[[str], None]) -> list[str]:
+def _split_file(entry: CatalogEntry, folder: Path, say: Callable[[str], None]) -> bool:
+    """Fetch the split file; another one in its place is put aside once the published one is there."""
     path = folder / str(entry.split_file)
     arriving = folder / f".{entry.split_file}.arriving"
+    url = f"{DRIVE}{entry.split_drive_id}"
+    download(url, arriving, say=say)
     try:
-        download(f"{DRIVE}{entry.split_drive_id}", arriving, say=say)
-        content = json.loads(arriving.read_text(encoding="utf-8"))
-        if {"train", "val", "test"} <= set(content):
-            arriving.replace(path)
-            say(f"{path}: fetched")
-            return []
-    except OfflineError:
-        raise
-    except (UserError, ValueError, TypeError):
-        pass  # Google Drive's own page in place of the file, or a refusal: by hand, then
-    finally:
-        arriving.unlink(missing_ok=True)
-    return [_split_by_hand(entry, folder)]
+        sizes = tuple(map(len, read_coop_split(arriving, entry.name).parts().values()))
+    except UserError:
+        sizes = ()
+    if sizes != entry.sizes:
+        arriving.unlink()
+        raise UserError(
+            f"Expected the published split file at {url}, but something else came (Google Drive shows a page "
+            "instead where it wants a click, or where too many have asked for the file)."
+        )
+    if path.exists():
+        aside = path.with_name(f"{path.name}.replaced")
+        os.replace(path, aside)
+        say(f"{path}: was another one, which is {aside.name} now")
+    arriving.replace(path)
+    say(f"{path}: fetched")
+    return True
 
 
-def _images(entry: CatalogEntry, folder: Path, path: Path, say: Callable[[str], None]) -> list[str]:
+def _images(entry: CatalogEntry, folder: Path, path: Path, say: Callable[[str], None]) -> bool:
+    """Fetch and unpack the images; False where they don't lie open."""
     if entry.name not in ARCHIVES:
-        return [_images_by_hand(entry, folder)]
+        return False
     archive = ARCHIVES[entry.name]
     download(archive.url, path, archive.md5, say)
     if archive.md5 is None:
         say(f"{path.name}: no checksum is published, so none was compared")
-    if archive.inner is None:
-        count = extract(path, folder, archive.strip)
-    else:
-        opened = path.with_name(f"{path.name}.opened")
-        extract(path, opened, archive.strip)
-        if not (opened / archive.inner).is_file():
-            raise UserError(f"Expected {archive.inner} in {path}, got none; unpack it by hand.")
-        count = extract(opened / archive.inner, folder)
-        for file in sorted(opened.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        opened.rmdir()
+    try:
+        count = _unpack(archive, path, folder)
+    except BadArchive as error:
+        path.unlink()  # kept, it would stand in the way of the next download
+        raise UserError(f"{error} {path} was removed; the same command downloads it again.") from None
     if not (folder / entry.images).is_dir():
         raise UserError(
             f"Expected {path} to hold {entry.images}, but it holds other folders; look into {folder} and "
@@ -229,4 +248,17 @@ def _images(entry: CatalogEntry, folder: Path, path: Path, say: Callable[[str], 
         )
     path.unlink()
     say(f"{folder}: {count:,} files unpacked")
-    return []
+    return True
+
+
+def _unpack(archive: Archive, path: Path, folder: Path) -> int:
+    if archive.inner is None:
+        return extract(path, folder, archive.strip)
+    opened = path.with_name(f"{path.name}.opened")
+    try:
+        extract(path, opened, archive.strip)
+        if not (opened / archive.inner).is_file():
+            raise BadArchive(f"Expected {archive.inner} in {path}, got none; is it another archive?")
+        return extract(opened / archive.inner, folder)
+    finally:
+        shutil.rmtree(opened, ignore_errors=True)

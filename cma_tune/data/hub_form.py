@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
 from cma_tune.data.dataset import Dataset, SourceOptions
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.hub_labels import label_of_each
+from cma_tune.data.hub_names import find_split_file, published, recovered, rows_by_stem
 from cma_tune.data.hub_repositories import HUB, HubForm
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.parts import complete, find_published_parts
-from cma_tune.data.splits import Item, Split, check_split, read_coop_split
-from cma_tune.data.stem_splits import KEYS, published_order
-from cma_tune.data.tables import TableImages, open_table, with_images
+from cma_tune.data.splits import Item, Split, check_split
+from cma_tune.data.tables import TableImages, label_values, open_table, texts_of, with_columns, with_images
 from cma_tune.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ class KeyedImages(TableImages):
         """The table's fingerprint, the column, and the row."""
         return f"{super().fingerprint(self._rows[key])}-{self._rows[key]}"
 
+    def digest(self, key: str) -> bytes:
+        """Of the row's encoded image; see `TableImages.digest`."""
+        return super().digest(self._rows[key])
+
 
 def is_hub_root(root: Path) -> bool:
     """Whether a data root asks for the Hub's form."""
     return str(root).startswith(PREFIX)
 
 
-def read_hub(name: str, root: Path, options: SourceOptions) -> Dataset:
+def read_hub(name: str, root: Path, options: SourceOptions, complain: Complain = refuse) -> Dataset:
     """A dataset of the catalogue from its Hub repository or a local table of that form.
 
     Classes are matched by name, so a repository's own order is of no account. Where the rows carry file names
@@ -63,27 +68,28 @@ def read_hub(name: str, root: Path, options: SourceOptions) -> Dataset:
         options: columns, parts and class names where they are not those of the known repository.
 
     Raises:
-        UserError: no repository is known, it can't be opened, or parts, columns or classes are others.
+        UserError: no repository is known, it can't be opened, or parts, columns or classes are others
+            (`complain` may go on where a part has both columns).
     """
     entry, form = ENTRIES[name], HUB[name]
-    base, place = _place(entry, str(root).removeprefix(PREFIX))
+    base, place = hub_place(entry, root)
     table = open_table(place)
     options = _adapted(form, options, table)
-    found = _parts(entry, options, table, place)
-    tables = {own: with_images(table[own], own, place, options) for own in found.values()}
-    labels = _labels(name, tables, place, options)
+    found = _parts(entry, options, table, place, complain)
+    found = with_columns(found, table, place, options, complain)
+    tables = {own: with_images(table[own], own, place, options, complain) for own in found.values()}
+    labels = _labels(name, tables, place, options, complain)
     notes = "miniature of drawn images, " if miniature_sizes(Path(place)) is not None else ""
-    split_file = _split_file(entry, base)
+    split_file = find_split_file(entry, base)
     stemmed = all(form.stem in part.column_names for part in tables.values())
-    row_of = _rows_by_stem(tables, form.stem) if stemmed else {}
-    recovered = _recovered(name, row_of, labels) if split_file is None else None
-    if recovered is not None or (stemmed and split_file is not None):
-        if recovered is not None:
-            split, rows = recovered
-        else:
-            assert split_file is not None
-            split, rows = _published(entry, split_file, row_of, form.stem, place)
-            _check_labels(split, rows, labels, split_file, place)
+    row_of = rows_by_stem(tables, form.stem) if stemmed else {}
+    by_name: tuple[Split, dict[str, str]] | None = None
+    if split_file is None:
+        by_name = recovered(name, row_of, labels)
+    elif stemmed:
+        by_name = published(entry, split_file, row_of, labels, form.stem, place, complain)
+    if by_name is not None:
+        split, rows = by_name
         origin = f"{notes}published split {entry.split_file}, recovered by the file names of {place}"
         images: TableImages = KeyedImages(tables, options.image_column, rows)
         return Dataset(name, split, images, (entry.template,), origin)
@@ -91,13 +97,18 @@ def read_hub(name: str, root: Path, options: SourceOptions) -> Dataset:
         part: [Item(f"{own}/{row:07d}", label) for row, label in enumerate(labels[own]) if label is not None]
         for part, own in found.items()
     }
-    split, origin = _own_split(entry, form, parts, place)
+    split, origin = _own_split(entry, form, parts, place, complain)
     images = TableImages(tables, options.image_column)
     return Dataset(name, split, images, (entry.template,), f"{notes}{origin}")
 
 
-def _place(entry: CatalogEntry, text: str) -> tuple[Path, str]:
-    """Where split files are looked for, and the table's folder or repository."""
+def hub_place(entry: CatalogEntry, root: Path) -> tuple[Path, str]:
+    """Where split files are looked for, and the table's folder or repository.
+
+    Raises:
+        UserError: it is neither a folder nor a repository's name, or no repository is known.
+    """
+    text = str(root).removeprefix(PREFIX)
     base = Path(text or "data").expanduser()
     if text and (base / entry.name).is_dir():
         return base, str(base / entry.name)
@@ -143,7 +154,7 @@ def _adapted(form: HubForm, options: SourceOptions, table: Mapping[str, Any]) ->
 
 
 def _parts(
-    entry: CatalogEntry, options: SourceOptions, table: Mapping[str, Any], place: str
+    entry: CatalogEntry, options: SourceOptions, table: Mapping[str, Any], place: str, complain: Complain
 ) -> dict[str, str]:
     if entry.name in VARIANTS:
         if options.test_split in table or len(table) == 1:
@@ -152,142 +163,38 @@ def _parts(
             f"Expected a part '{options.test_split}' in {place}, got {', '.join(table)}; "
             "name it with --source.test_split."
         )
-    return find_published_parts(options, list(table), place)
+    return find_published_parts(options, list(table), place, complain)
 
 
 def _labels(
-    name: str, tables: Mapping[str, Any], place: str, options: SourceOptions
+    name: str, tables: Mapping[str, Any], place: str, options: SourceOptions, complain: Complain
 ) -> dict[str, list[int | None]]:
     """The literature's label of every row, by part; None for rows of classes it leaves out."""
     column = options.label_column
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[str | None]] = {}
     called: dict[str, None] = {}  # in order of the source's numbers
-    for part, table in tables.items():
-        values, own = (
-            table.select_columns([column])[:][column],
-            getattr(table.features[column], "names", None),
+    for part, values in label_values(tables, place, column, complain).items():
+        own = getattr(tables[part].features[column], "names", None)
+        texts[part] = texts_of(values, own)
+        called |= dict.fromkeys(
+            own if own is not None else sorted({text for text in texts[part] if text is not None})
         )
-        for row, value in enumerate(values):
-            if not isinstance(value, (int, str)) or value in ("", -1):
-                raise UserError(
-                    f"Expected a class name or number in column '{column}' of {place}, "
-                    f"got {value!r} in row {row} of '{part}'; use labelled parts."
-                )
-        texts[part] = [str(value) if own is None else own[int(value)] for value in values]
-        called |= dict.fromkeys(own if own is not None else sorted(set(texts[part])))
-    label_of = label_of_each(name, list(called), options.class_names, place)
-    return {part: [label_of[text] for text in own_texts] for part, own_texts in texts.items()}
-
-
-def _split_file(entry: CatalogEntry, base: Path) -> Path | None:
-    if entry.split_file is None:
-        return None
-    folders = (base, base / entry.name, base / entry.folder)
-    files = (folder / entry.split_file for folder in folders)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _rows_by_stem(tables: Mapping[str, Any], stem: str) -> dict[str, str]:
-    row_of: dict[str, str] = {}
-    for part, table in tables.items():
-        for row, text in enumerate(table.select_columns([stem])[:][stem]):
-            row_of[_without_suffix(str(text))] = f"{part}/{row:07d}"
-    return row_of
-
-
-def _label_at(labels: Mapping[str, list[int | None]], row_key: str) -> int | None:
-    part, row = row_key.rsplit("/", 1)
-    return labels[part][int(row)]
-
-
-def _recovered(
-    name: str, row_of: Mapping[str, str], labels: Mapping[str, list[int | None]]
-) -> tuple[Split, dict[str, str]] | None:
-    """The published split of a table that holds exactly its files, and the row of every key."""
-    order = published_order(name, list(row_of))
-    if order is None:
-        return None
-    key_of = KEYS[name]
-    parts = {
-        part: tuple(
-            Item(key_of(stem), label)
-            for stem in stems
-            if (label := _label_at(labels, row_of[stem])) is not None
-        )
-        for part, stems in order.items()
-    }
-    rows = {key_of(stem): row for stem, row in row_of.items()}
-    return check_split(Split(**parts, class_names=tuple(class_names(name))), name), rows
-
-
-def _published(
-    entry: CatalogEntry, split_file: Path, row_of: Mapping[str, str], stem: str, place: str
-) -> tuple[Split, dict[str, str]]:
-    """The published split over a table's rows, and the row of every key.
-
-    Stems are file names, or paths below the image folder where file names come more than once.
-    """
-    split = read_coop_split(split_file, entry.name)
-    rows: dict[str, str] = {}
-    absent = []
-    for items in split.parts().values():
-        for item in items:
-            path = _without_suffix(item.key)
-            row_key = row_of.get(path, row_of.get(PurePosixPath(path).name))
-            if row_key is None:
-                absent.append(item.key)
-            else:
-                rows[item.key] = row_key
-    if absent:
-        raise UserError(
-            f"Expected all images named by {split_file} in {place} (column '{stem}'), but {len(absent)} are "
-            f"absent (first: {', '.join(absent[:3])}); use the whole dataset, or take the split file away to "
-            "have the source's own split."
-        )
-    if len(set(rows.values())) < len(rows):
-        raise UserError(
-            f"Expected one row of {place} per image of {split_file}, but file names in column '{stem}' stand "
-            "for several; that column needs paths below the image folder."
-        )
-    return split, rows
-
-
-def _check_labels(
-    split: Split,
-    rows: Mapping[str, str],
-    labels: Mapping[str, list[int | None]],
-    split_file: Path,
-    place: str,
-) -> None:
-    """The split file and the table have to agree on every image's class, else one is of other data."""
-    for items in split.parts().values():
-        for item in items:
-            label = _label_at(labels, rows[item.key])
-            if label != item.label:
-                other = "none" if label is None else f"'{split.class_names[label]}'"
-                raise UserError(
-                    f"Expected {split_file} and {place} to agree on the classes, got "
-                    f"'{split.class_names[item.label]}' and {other} for {item.key}; use the published files."
-                )
-
-
-def _without_suffix(path: str) -> str:
-    return (
-        path.rsplit(".", 1)[0] if re.search(r"\.(jpe?g|png|tiff?|webp|bmp)$", path, re.IGNORECASE) else path
-    )
+    label_of = label_of_each(name, list(called), options.class_names, place, complain)
+    return {part: [label_of.get(text or "") for text in own_texts] for part, own_texts in texts.items()}
 
 
 def _own_split(
-    entry: CatalogEntry, form: HubForm, parts: Mapping[str, list[Item]], place: str
+    entry: CatalogEntry, form: HubForm, parts: Mapping[str, list[Item]], place: str, complain: Complain
 ) -> tuple[Split, str]:
     names = tuple(class_names(entry.name))
     if entry.name in VARIANTS:
         split = Split((), (), tuple(parts["test"]), names)
-        return check_split(split, entry.name, test_only=True), f"all images are test images ({place})"
+        split = check_split(split, entry.name, test_only=True, complain=complain)
+        return split, f"all images are test images ({place})"
     if "val" not in parts and not form.cut:
-        split = Split(tuple(parts["train"]), (), tuple(parts["test"]), names)
+        split = Split(tuple(parts.get("train", ())), (), tuple(parts.get("test", ())), names)
         origin = f"the source's own train and test, no validation ({place}), not the published split"
     else:
-        split, origin = complete(parts, names, place)
+        split, origin = complete(parts, names, place, complain)
         origin = f"{origin}, not the published split"
-    return check_split(split, entry.name), origin
+    return check_split(split, entry.name, complain=complain), origin

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cma_tune.data.class_names import class_names, wnids
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.labels import read_class_names
 from cma_tune.errors import UserError
 
@@ -49,7 +50,7 @@ def sorted_words(name: str) -> str:
 
 
 def label_of_each(
-    name: str, values: Sequence[str], spelling: Path | None, place: str
+    name: str, values: Sequence[str], spelling: Path | None, place: str, complain: Complain = refuse
 ) -> dict[str, int | None]:
     """Label of every class a source names; None for classes that the literature leaves out.
 
@@ -63,7 +64,8 @@ def label_of_each(
         place: the source, for messages.
 
     Raises:
-        UserError: a class can't be matched, or two classes of the source are one of the literature's.
+        UserError: a class can't be matched, or two classes of the source are one of the literature's
+            (`complain` may go on: unmatched ones are left out).
     """
     ours = read_class_names(spelling) if spelling is not None else class_names(name)
     if spelling is not None and len(ours) != len(class_names(name)):
@@ -77,8 +79,8 @@ def label_of_each(
         found = _numbers(values, len(ours))
     else:
         found = _names(name, values, ours)
-    _check(name, found, values, ours, place)
-    return {value: found[value] for value in values}
+    _check(name, found, values, ours, place, complain)
+    return {value: found[value] for value in values if value in found}
 
 
 def _names(name: str, values: Iterable[str], ours: Sequence[str]) -> dict[str, int | None]:
@@ -126,20 +128,30 @@ def _imagenet(name: str, values: Sequence[str], ours: Sequence[str]) -> dict[str
 
 
 def _check(
-    name: str, found: dict[str, int | None], values: Sequence[str], ours: Sequence[str], place: str
+    name: str,
+    found: dict[str, int | None],
+    values: Sequence[str],
+    ours: Sequence[str],
+    place: str,
+    complain: Complain,
 ) -> None:
     unknown = [value for value in values if value not in found]
     if unknown:
         shown = ", ".join(f"'{value}'" for value in unknown[:3])
-        raise UserError(
+        complain(
+            "classes that are none of the dataset's",
+            [f"'{value}'" for value in unknown],
             f"Expected the {len(ours)} classes of '{name}' in {place}, got {len(unknown)} unknown ones "
             f"(first: {shown}); name the right --source.label_column, or give the source's names in the "
-            "literature's order with --source.class_names."
+            "literature's order with --source.class_names.",
         )
-    twice = [label for label, count in Counter(found.values()).items() if count > 1 and label is not None]
-    if twice:
-        same = [value for value in values if found[value] == twice[0]]
-        raise UserError(
+    for label, count in Counter(found.values()).items():
+        if count < 2 or label is None:
+            continue
+        same = [value for value in values if found.get(value) == label]
+        complain(
+            "classes that are one of the dataset's",
+            [f"{' and '.join(map(repr, same))}: '{ours[label]}'"],
             f"Expected one class of {place} per class of '{name}', got '{same[0]}' and '{same[1]}' for "
-            f"'{ours[twice[0]]}'; give the source's names in order with --source.class_names."
+            f"'{ours[label]}'; give the source's names in order with --source.class_names.",
         )

@@ -1,25 +1,26 @@
-"""What is there of a dataset, and what is wrong with it."""
+"""What is wrong with a dataset, in one table."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cma_tune.data.catalog import ENTRIES, CatalogEntry, locate
+from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
-from cma_tune.data.dataset import FileImages, ImageSource, SourceOptions, absent_images
-from cma_tune.data.hub_form import is_hub_root
+from cma_tune.data.dataset import ABSENT, Dataset, FileImages, ImageSource, SourceOptions
+from cma_tune.data.hub_form import KeyedImages, hub_place, is_hub_root
+from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
-from cma_tune.data.sources import load_dataset
-from cma_tune.data.splits import Item, Split
+from cma_tune.data.splits import SHARED, TWICE, Item, Split
+from cma_tune.data.survey import SINGLE, image_files, other_names, some_of, survey
+from cma_tune.data.tables import TableImages
 from cma_tune.errors import UserError
-from cma_tune.files import read_json
 
 SAMPLE = 200
 """Images that are decoded unless all are."""
@@ -41,124 +42,115 @@ class Finding:
     state: str = "ok"
 
 
-def missing(entry: CatalogEntry, root: Path) -> list[str]:
-    """What of a dataset's folder is not below `root`: paths, none if all is there."""
-    folder = root / entry.folder
-    wanted = [folder / entry.images]
-    if entry.split_file is not None:
-        wanted.append(folder / entry.split_file)
-    return [str(path) for path in wanted if not path.exists()]
-
-
 def check_dataset(
     name: str, root: Path, options: SourceOptions | None = None, decode_all: bool = False
 ) -> list[Finding]:
-    """Look through a dataset: classes, counts, absent and damaged images, images in train and test alike.
+    """Look through a dataset: form, classes, counts, absent and damaged images, images that are alike.
+
+    It goes on after a fault as far as anything can be read.
 
     Args:
-        name: as in `load_dataset`; catalogue datasets in their folders are looked through even if they can't
-            be loaded.
+        name: as in `load_dataset`.
         root: data root.
-        options: columns and parts of general sources.
+        options: columns and parts of general sources and the Hub's form.
         decode_all: decode every image instead of a sample of 200.
 
     Raises:
-        UserError: the dataset is not there at all, or its split can't be read.
+        UserError: the dataset is not there at all.
     """
-    findings: list[Finding] = []
-    expected: tuple[int, int, int] | None = None
-    if name in ENTRIES and ENTRIES[name].split_file is not None and not is_hub_root(root):
-        entry = ENTRIES[name]
-        folder = locate(entry, root.expanduser())
-        split, findings = _lenient(entry, folder / str(entry.split_file))
-        images: ImageSource = FileImages(folder / entry.images)
-    else:
-        dataset = load_dataset(name, root, options)
-        split, images = dataset.split, dataset.images
-        findings.append(Finding("split", "", dataset.origin))
-    if name in ENTRIES and not is_hub_root(root):
-        entry = ENTRIES[name]
-        expected = miniature_sizes(root.expanduser() / entry.folder) or entry.sizes
-        findings.append(_names(entry, split))
-    findings += _counts(split, expected)
-    absent: set[str] = set()
+    found = survey(name, root, options)
+    faults = [_of_none(what, where) for what, where in found.faults.items()]
+    if found.dataset is None:
+        return faults
+    split, images = found.dataset.split, found.dataset.images
+    against = _against_catalogue(name, root, found.dataset) if name in ENTRIES else _counts(split)
+    items = [item for part in split.parts().values() for item in part]
+    if not items:
+        if isinstance(images, FileImages):
+            items, counted = _files_without_split(name, root, images.root)
+            against += [counted, _decoding(images, items, decode_all)]
+        return _last_of_each([*faults, *against])
+    looked_at = [_of_none(what, ()) for what in (TWICE, SHARED)]
+    gone = found.faults.get(ABSENT, [])
     if isinstance(images, FileImages):
-        keys = absent_images(split, images.root)
-        absent = set(keys)
-        total = sum(len(items) for items in split.parts().values())
-        findings.append(_of_none("absent images", keys, f"none of {total}"))
-    present = [i for items in split.parts().values() for i in items if i.key not in absent]
-    findings.append(_decoding(images, present, decode_all))
-    findings.append(_alike(split, images, absent))
-    return findings
+        faults.append(_of_none(ABSENT, gone, f"none of {len(items)}"))
+    present = list({item.key: item for item in items if item.key not in set(gone)}.values())
+    return _last_of_each(
+        [
+            Finding("split", "", found.dataset.origin),
+            *looked_at,
+            *faults,
+            *against,
+            _decoding(images, present, decode_all),
+            *_alike(split, images, gone),
+        ]
+    )
+
+
+def _last_of_each(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding of a kind: the later one has been held against more."""
+    return list({finding.what: finding for finding in findings}.values())
 
 
 def _of_none(what: str, wrong: Sequence[str], expected: str = "none", state: str = "wrong") -> Finding:
     if not wrong:
         return Finding(what, expected, "none")
-    return Finding(what, expected, f"{len(wrong)} (first: {'; '.join(wrong[:3])})", state)
+    return Finding(what, expected, wrong[0] if what in SINGLE else some_of(list(wrong)), state)
 
 
-def _lenient(entry: CatalogEntry, path: Path) -> tuple[Split, list[Finding]]:
-    """The split of a file as far as it can be read, and what is wrong with its classes and keys."""
-    content = read_json(path, f"the split file of '{entry.name}'")
-    parts: dict[str, tuple[Item, ...]] = {}
-    names: dict[int, Counter[str]] = defaultdict(Counter)
-    try:
-        for part in ("train", "val", "test"):
-            items = []
-            for key, label, class_name in content[part]:
-                items.append(Item(str(key), int(label)))
-                names[int(label)][str(class_name)] += 1
-            parts[part] = tuple(items)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"Expected {path} to hold lists 'train', 'val' and 'test' of [path, label, class name], "
-            "got another form; use the published split file."
-        ) from None
-    several = [
-        f"label {label}: {', '.join(sorted(own))}" for label, own in sorted(names.items()) if len(own) > 1
+def _against_catalogue(name: str, root: Path, dataset: Dataset) -> list[Finding]:
+    entry, split = ENTRIES[name], dataset.split
+    if not is_hub_root(root):
+        sizes = miniature_sizes(root.expanduser() / entry.folder) or entry.sizes
+        return [_names(entry, split), *_counts(split, sizes)]
+    small = miniature_sizes(Path(hub_place(entry, root)[1]))
+    if isinstance(dataset.images, KeyedImages) or name in VARIANTS:
+        return [_names(entry, split), *_counts(split, small or entry.sizes)]
+    own = small or HUB[name].sizes
+    counts = _counts(split) if own is None else _own_counts(entry, split, own)
+    total, whole = sum(map(len, split.parts().values())), sum(own or entry.sizes)
+    state = "ok" if total in (whole, sum(entry.sizes)) else "wrong"
+    return [_names(entry, split), Finding("images in all parts", str(whole), str(total), state), *counts]
+
+
+def _own_counts(entry: CatalogEntry, split: Split, sizes: tuple[int, int, int]) -> list[Finding]:
+    """Counts of a source's own split, whose validation may have been cut from its train."""
+    train, val, test = sizes
+    learned, whole = len(split.train) + len(split.val), sum(map(len, split.parts().values()))
+    # Another source with all the images may have cut them in another way.
+    other = "warning" if whole in (sum(sizes), sum(entry.sizes)) else "wrong"
+    states = {
+        "train": "ok" if learned == train + val else other,
+        "val": "ok" if learned == train + val else other,
+        "test": "ok" if len(split.test) == test else other,
+    }
+    together = f"{train + val} in train and val"
+    expected = {"train images": together, "val images": together, "test images": str(test)}
+    return [
+        replace(one, expected=expected[one.what], state=states[one.what.split()[0]])
+        if one.what in expected
+        else one
+        for one in _counts(split)
     ]
-    labels_of: dict[str, set[int]] = defaultdict(set)
-    for label, own in names.items():
-        for class_name in own:
-            labels_of[class_name].add(label)
-    twice = [f"'{n}': labels {', '.join(map(str, sorted(o)))}" for n, o in labels_of.items() if len(o) > 1]
-    gaps = [str(label) for label in range(max(names, default=-1) + 1) if label not in names]
-    doubled = [key for items in parts.values() for key, n in Counter(i.key for i in items).items() if n > 1]
-    trained = {item.key for item in parts["train"]}
-    again = [item.key for part in ("val", "test") for item in parts[part] if item.key in trained]
-    count = max(names, default=-1) + 1
-    called = tuple(names[label].most_common(1)[0][0] if label in names else "" for label in range(count))
-    findings = [
-        _of_none("labels with several names", several),
-        _of_none("classes named twice", twice),
-        _of_none("labels without a class", gaps),
-        _of_none("images twice in a part", doubled),
-        _of_none("training images in val or test", again),
-    ]
-    return Split(parts["train"], parts["val"], parts["test"], called), findings
 
 
 def _names(entry: CatalogEntry, split: Split) -> Finding:
     ours = class_names(entry.name)
     if len(split.class_names) != len(ours):
         return Finding("classes", str(len(ours)), str(len(split.class_names)), "wrong")
-    pairs = enumerate(zip(ours, split.class_names, strict=True))
-    others = [f"{label} is '{found}', not '{name}'" for label, (name, found) in pairs if name != found]
+    expected = f"the {len(ours)} published ones"
+    others = other_names(entry, split)
     return (
-        _of_none("class names", others, f"the {len(ours)} published ones")
-        if others
-        else Finding("class names", f"the {len(ours)} published ones", "the same")
+        _of_none("class names", others, expected) if others else Finding("class names", expected, "the same")
     )
 
 
-def _counts(split: Split, expected: tuple[int, int, int] | None) -> list[Finding]:
+def _counts(split: Split, expected: tuple[int, int, int] | None = None) -> list[Finding]:
     findings = []
     for number, (part, items) in enumerate(split.parts().items()):
         per_class = Counter(item.label for item in items)
         counts = [per_class[label] for label in range(len(split.class_names))]
-        each = " to ".join(map(str, dict.fromkeys((min(counts), max(counts))))) if items else ""
+        each = " to ".join(map(str, dict.fromkeys((min(counts), max(counts))))) if items and counts else ""
         spread = f"{len(items)}, {each} per class" if items else "0"
         good = expected is None or len(items) == expected[number]
         wanted = str(expected[number]) if expected is not None else ""
@@ -168,6 +160,19 @@ def _counts(split: Split, expected: tuple[int, int, int] | None) -> list[Finding
             empty = [f"'{split.class_names[label]}'" for label, count in enumerate(counts) if not count]
             findings.append(_of_none(f"classes without a {part} image", empty))
     return findings
+
+
+def _files_without_split(name: str, root: Path, folder: Path) -> tuple[list[Item], Finding]:
+    """The image files of a folder whose split can't be read."""
+    keys = sorted(image_files(folder))
+    sizes = (
+        (miniature_sizes(root.expanduser() / ENTRIES[name].folder) or ENTRIES[name].sizes)
+        if name in ENTRIES and not is_hub_root(root)
+        else (0, 0, 0)
+    )
+    wanted = sum(sizes)
+    state = "ok" if len(keys) >= wanted else "wrong"
+    return [Item(key, 0) for key in keys], Finding("image files", str(wanted or ""), str(len(keys)), state)
 
 
 def _decoding(images: ImageSource, present: Sequence[Item], decode_all: bool) -> Finding:
@@ -186,30 +191,51 @@ def _decoding(images: ImageSource, present: Sequence[Item], decode_all: bool) ->
     return _of_none("damaged images", broken, f"none of {how} {len(chosen)}")
 
 
-def _alike(split: Split, images: ImageSource, absent: Iterable[str]) -> Finding:
-    """Images of train and test with the same content."""
-    what = "images of train in test, by content"
+def _alike(split: Split, images: ImageSource, absent: Iterable[str]) -> list[Finding]:
+    """Images with the same content: of train in test, and within a part."""
     gone = set(absent)
-    train = {item.key for item in split.train} - gone
-    test = {item.key for item in split.test} - gone - train
-    if isinstance(images, FileImages):
-        sizes = {key: images.status(key)[0] for key in sorted(train | test)}
-        both = {sizes[key] for key in train} & {sizes[key] for key in test}
-        digest_of = {key: images.digest(key) for key, size in sizes.items() if size in both}
-    else:
-        digest_of = {key: d for key in sorted(train | test) if (d := _pixels(images, key)) is not None}
-    in_train = {digest_of[key]: key for key in sorted(train) if key in digest_of}
+    keys = {
+        part: list(dict.fromkeys(item.key for item in items if item.key not in gone))
+        for part, items in split.parts().items()
+    }
+    digests = _digests(images, [key for part in ("train", "val", "test") for key in keys[part]])
+    first: dict[str, dict[bytes, str]] = {part: {} for part in keys}
+    twice = []
+    for part, own in keys.items():
+        for key in (key for key in own if key in digests):
+            other = first[part].setdefault(digests[key], key)
+            if other != key:
+                twice.append(f"{key} is {other}")
+    trained = first["train"]
     same = [
-        f"{key} is {in_train[digest_of[key]]}"
-        for key in sorted(test)
-        if key in digest_of and digest_of[key] in in_train
+        f"{key} is {trained[digests[key]]}"
+        for key in sorted(set(keys["test"]) - set(keys["train"]))
+        if digests.get(key) in trained
     ]
-    return _of_none(what, same, state="warning")
+    return [
+        _of_none("images of train in test, by content", same, state="warning"),
+        _of_none("images twice in a part, by content", twice, state="warning"),
+    ]
 
 
-def _pixels(images: ImageSource, key: str) -> bytes | None:
-    try:
-        picture = images.load(key)
-    except UserError:
-        return None
+def _digests(images: ImageSource, keys: Sequence[str]) -> Mapping[str, bytes]:
+    """Digest by key, of images whose content may be another's as well."""
+    if isinstance(images, FileImages):
+        sizes = {key: images.status(key)[0] for key in keys}
+        count = Counter(sizes.values())
+        keys = [key for key, size in sizes.items() if count[size] > 1]
+    found: dict[str, bytes] = {}
+    for key in keys:
+        try:
+            digest = (
+                images.digest(key) if isinstance(images, (FileImages, TableImages)) else _pixels(images, key)
+            )
+        except UserError:
+            continue  # it is among the damaged ones
+        found[key] = digest
+    return found
+
+
+def _pixels(images: ImageSource, key: str) -> bytes:
+    picture = images.load(key)
     return hashlib.blake2b(repr(picture.size).encode() + picture.tobytes()).digest()

@@ -6,7 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.errors import UserError
+
+UNKNOWN = "labels that are no class names"
+"""Fault of a source whose labels a file of class names does not have."""
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -33,7 +37,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def labels_of_texts(
-    values: Iterable[str], class_names: Path | None, place: str
+    values: Iterable[str], class_names: Path | None, place: str, complain: Complain = refuse
 ) -> tuple[list[str], dict[str, int]]:
     """Class names in label order, and the label of every value.
 
@@ -46,7 +50,7 @@ def labels_of_texts(
         place: the source, for messages.
 
     Raises:
-        UserError: values and class names do not match.
+        UserError: values and class names do not match (`complain` may go on with the values that do).
     """
     distinct = set(values)
     if class_names is None:
@@ -58,17 +62,22 @@ def labels_of_texts(
     if distinct <= set(names):
         return names, _by_name(names, distinct, class_names)
     if _all_whole(distinct):
-        outside = sorted((value for value in distinct if int(value) >= len(names)), key=int)
+        matched = {value: int(value) for value in distinct if int(value) < len(names)}
+        outside = sorted(distinct - set(matched), key=int)
         if not outside:
-            return names, {value: int(value) for value in distinct}
+            return names, matched
     else:
         outside = sorted(distinct - set(names))
+        matched = {name: label for label, name in enumerate(names) if name in distinct}
     shown = ", ".join(f"'{value}'" for value in outside[:3])
-    raise UserError(
+    complain(
+        UNKNOWN,
+        [f"'{value}'" for value in outside],
         f"Expected labels of {place} to be among the {len(names)} class names in {class_names} "
         f"(or all of them numbers from 0 to {len(names) - 1}), got {len(outside)} that are not "
-        f"(first: {shown}); mend the labels or the class names."
+        f"(first: {shown}); mend the labels or the class names.",
     )
+    return names, matched
 
 
 def labels_of_numbers(

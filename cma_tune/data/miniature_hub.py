@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,23 @@ def write_hub_miniature(name: str, root: Path, per_class: tuple[int, int, int] =
         parts["train"].append({form.image: picture, form.label: names.index(dropped)})
     folder = fresh_folder(root / name)
     tables = {own: datasets.Dataset.from_list(rows, features=features) for own, rows in parts.items()}
-    datasets.DatasetDict(tables).save_to_disk(folder)
+    with _no_progress_bars():  # of tables that are written in a blink
+        datasets.DatasetDict(tables).save_to_disk(folder)
     write_json(folder / MINIATURE, dict(zip(PARTS, sizes, strict=True)))
     return folder
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 def source_names(name: str) -> tuple[list[str], list[Any]]:

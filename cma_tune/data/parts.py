@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from cma_tune.data.dataset import SourceOptions
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.few_shot import by_class
 from cma_tune.data.splits import Item, Split, check_keys
 from cma_tune.errors import UserError
@@ -14,18 +15,27 @@ _SPLIT_SEED = 0  # of our own stratified splits; part of what a split is, so nev
 _ALSO_CALLED: dict[str, tuple[str, ...]] = {"train": (), "val": ("validation", "valid", "dev"), "test": ()}
 
 
-def find_parts(options: SourceOptions, present: Collection[str], place: str) -> dict[str, str]:
+MISSING = "parts missing"
+"""Fault of a source without train, test or a part that was named."""
+
+
+def find_parts(
+    options: SourceOptions, present: Collection[str], place: str, complain: Complain = refuse
+) -> dict[str, str]:
     """What the source calls its parts: ``{"train" | "val" | "test": name}``, of those in `present`.
 
     Raises:
-        UserError: a name that the user gave is not there, or two parts are given one name.
+        UserError: two parts are given one name, or a name that the user gave is not there (`complain` may go
+            on without it).
     """
     chosen = {"train": options.train_split, "val": options.val_split, "test": options.test_split}
     for part, name in chosen.items():
         if name != part and name not in present:
-            raise UserError(
+            complain(
+                MISSING,
+                [f"'{name}' (there are: {', '.join(sorted(present)) or 'none'})"],
                 f"Expected a part '{name}' in {place} for --source.{part}_split, "
-                f"got {', '.join(sorted(present)) or 'none'}."
+                f"got {', '.join(sorted(present)) or 'none'}.",
             )
     if len(set(chosen.values())) < len(chosen):
         raise UserError(
@@ -46,33 +56,42 @@ def find_parts(options: SourceOptions, present: Collection[str], place: str) -> 
     return found
 
 
-def find_published_parts(options: SourceOptions, present: Collection[str], place: str) -> dict[str, str]:
+def find_published_parts(
+    options: SourceOptions, present: Collection[str], place: str, complain: Complain = refuse
+) -> dict[str, str]:
     """As `find_parts`, where train and test have to be there.
 
     Raises:
-        UserError: one of them is not, or see `find_parts`.
+        UserError: one of them is not (`complain` may go on without it), or see `find_parts`.
     """
-    found = find_parts(options, present, place)
+    found = find_parts(options, present, place, complain)
     if not {"train", "test"} <= set(found):
-        raise UserError(
+        complain(
+            MISSING,
+            [
+                f"'{wanted}' (there are: {', '.join(present)})"
+                for part, wanted in (("train", options.train_split), ("test", options.test_split))
+                if part not in found
+            ],
             f"Expected parts {options.train_split} and {options.test_split} in {place}, "
-            f"got {', '.join(present)}; name them with --source.train_split and --source.test_split."
+            f"got {', '.join(present)}; name them with --source.train_split and --source.test_split.",
         )
     return found
 
 
 def complete(
-    parts: Mapping[str, Sequence[Item]], class_names: Sequence[str], place: str
+    parts: Mapping[str, Sequence[Item]], class_names: Sequence[str], place: str, complain: Complain = refuse
 ) -> tuple[Split, str]:
     """A split out of the parts a source has, and a sentence on where it comes from.
 
-    Missing validation is a fifth of train; train alone is cut 50/20/30. Both are stratified and always the
-    same.
+    Missing validation is a fifth of every class of train, rounded, but one image at least where train keeps
+    one; train alone is cut 50/20/30. Both are stratified and always the same.
 
     Raises:
-        UserError: there are no images, one comes twice, or train or test is missing beside other parts.
+        UserError: there are no images, one comes twice, or train or test is missing beside other parts
+            (`complain` may go on with what is there).
     """
-    check_keys(parts, place)
+    check_keys(parts, place, complain)
     names = tuple(class_names)
     train, val, test = (tuple(parts.get(part, ())) for part in ("train", "val", "test"))
     if not (train or val or test):
@@ -80,19 +99,28 @@ def complete(
     if train and val and test:
         return Split(train, val, test, names), f"the source's own train, val and test ({place})"
     if train and test:
+        whole = len(train)
         train, val = _cut_validation(train)
-        origin = f"the source's own train and test, val a fifth of train ({place})"
-        return Split(train, val, test, names), origin
+        cut = f"val {len(val):,} of train's {whole:,}, a rounded fifth of every class"
+        return Split(train, val, test, names), f"the source's own train and test, {cut} ({place})"
+    as_it_is = Split(train, val, test, names), f"the source's own parts ({place})"
     if train and val:
-        raise UserError(
+        complain(
+            MISSING,
+            ["test (there are: train, val)"],
             f"Expected a test part in {place} beside train and val, got none; "
-            "if the validation part is what to test on, name it with --source.test_split."
+            "if the validation part is what to test on, name it with --source.test_split.",
         )
+        return as_it_is
     if val or test:
-        others = " and ".join(part for part in ("val", "test") if parts.get(part))
-        raise UserError(
-            f"Expected a train part in {place} beside {others}, got none; name it with --source.train_split."
+        others = [part for part in ("val", "test") if parts.get(part)]
+        complain(
+            MISSING,
+            [f"train (there are: {', '.join(others)})"],
+            f"Expected a train part in {place} beside {' and '.join(others)}, got none; "
+            "name it with --source.train_split.",
         )
+        return as_it_is
     train, val, test = _cut_in_three(train)
     return Split(train, val, test, names), f"our stratified 50/20/30 split of {place}"
 

@@ -19,8 +19,9 @@ from cma_tune.data.dataset import (
     ImageSource,
     SourceOptions,
 )
+from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.hub_form import is_hub_root, read_hub
-from cma_tune.data.layouts import read_layout
+from cma_tune.data.layouts import folder_with_split, read_layout
 from cma_tune.data.listings import csv_file, image_folder
 from cma_tune.data.own_catalog import OwnEntry, own_entries
 from cma_tune.data.splits import Item, Split, check_split
@@ -38,7 +39,7 @@ __all__ = [
     "load_dataset",
 ]
 
-_GENERAL: dict[str, Callable[[str, str, SourceOptions], Dataset]] = {
+_GENERAL: dict[str, Callable[[str, str, SourceOptions, Complain], Dataset]] = {
     "folder": image_folder,
     "csv": csv_file,
     "hub": hub_table,
@@ -46,7 +47,11 @@ _GENERAL: dict[str, Callable[[str, str, SourceOptions], Dataset]] = {
 
 
 def load_dataset(
-    name: str, root: Path, options: SourceOptions | None = None, templates: Sequence[str] = ()
+    name: str,
+    root: Path,
+    options: SourceOptions | None = None,
+    templates: Sequence[str] = (),
+    complain: Complain = refuse,
 ) -> Dataset:
     """Load a dataset by its name or source prefix.
 
@@ -57,6 +62,7 @@ def load_dataset(
             the Hub's form of them (`read_hub`).
         options: columns, splits and class names of the general sources and the Hub's form.
         templates: prompts that replace the dataset's own.
+        complain: told of faults; by default the first ends the load.
 
     Raises:
         UserError: unknown name, missing folder or file, absent images, labels without a class name.
@@ -68,14 +74,18 @@ def load_dataset(
         dataset = _builtin(name)
     elif name in ENTRIES:
         if is_hub_root(root):
-            dataset = read_hub(name, root, options or SourceOptions())
+            dataset = read_hub(name, root, options or SourceOptions(), complain)
         else:
-            dataset = read_layout(name, root.expanduser())
+            dataset = read_layout(name, root.expanduser(), complain)
     else:
         options = options or SourceOptions()
-        kind, place = (own.source if own is not None else name).split(":", 1)
-        dataset = _GENERAL[kind](name, place, options if own is None else _with_own(options, own))
-        check_split(dataset.split, name)
+        kind, place = (name if own is None else own.source_of(is_hub_root(root))).split(":", 1)
+        options = options if own is None else _with_own(options, own)
+        if own is not None and own.split_file is not None and kind == "folder":
+            dataset = folder_with_split(name, Path(place), Path(own.split_file), complain)
+        else:
+            dataset = _GENERAL[kind](name, place, options, complain)
+        check_split(dataset.split, name, complain=complain)
     return replace(dataset, templates=tuple(templates) or default_templates(name))
 
 

@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM, CatalogEntry
 from cma_tune.data.fetch import fetch, fetch_hub
 from cma_tune.data.hub_form import is_hub_root
 from cma_tune.data.hub_repositories import HUB
-from cma_tune.data.inventory import check_dataset, missing
+from cma_tune.data.inventory import check_dataset
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.miniature import write_miniature
 from cma_tune.data.miniature_hub import write_hub_miniature
 from cma_tune.data.own_catalog import own_entries
+from cma_tune.data.sources import default_templates
+from cma_tune.data.survey import shortfalls, survey
 from cma_tune.errors import UserError, nearest
 from cma_tune.options import DataConfig
 from cma_tune.source_options import source_options
@@ -25,7 +27,7 @@ def data(config: DataConfig) -> None:
 
     Raises:
         UserError: an unknown action or dataset, too many or too few words; see also the actions.
-        SystemExit: with 1, `check` found something wrong, or `fetch` left something to do by hand.
+        SystemExit: with 1, `check` found something wrong, or `fetch` left something missing.
     """
     actions: dict[str, tuple[Callable[..., None], str]] = {
         "list": (_list, ""),
@@ -61,22 +63,56 @@ def _list(config: DataConfig) -> None:
         if HUB[name].repo is not None:
             print(f"  Hub       {HUB[name].repo} (--data-root hub:)")
     for name, own in own_entries().items():
-        print(f"{name}: {own.source}")
+        classes, _ = _own_state(name, Path(config.data_root))
+        print(f"{name}: {classes}" if classes else f"{name}: classes known once its source is at hand")
+        for template in default_templates(name):
+            print(f"  template  {template}")
+        for source in own.sources:
+            print(f"  source    {source}")
+        if own.split_file is not None:
+            print(f"  split     {own.split_file}")
+        if own.weight is not None:
+            print(f"  λ         {', '.join(_weight(shots, value) for shots, value in own.weight.items())}")
+
+
+def _weight(shots: int, value: float) -> str:
+    return f"{value:g} at {shots} shots" if shots else f"{value:g}"
+
+
+def _own_state(name: str, root: Path) -> tuple[str, list[str]]:
+    """Classes of a dataset of one's own as far as its source is at hand, and its row of the status."""
+    source = own_entries()[name].source_of(is_hub_root(root))
+    if not Path(source.partition(":")[2]).exists():
+        return "", [name, "on the Hub" if source.startswith("hub:") else "absent", "", source]
+    try:
+        found = survey(name, root)
+    except UserError as error:
+        return "", [name, "incomplete", "", str(error)]
+    if found.dataset is None:
+        return "", [name, "incomplete", "", "; ".join(found.texts())]
+    split = found.dataset.split
+    counts = "/".join(f"{len(items):,}" for items in split.parts().values())
+    state = "incomplete" if found.faults else "present"
+    return f"{len(split.class_names)} classes", [name, state, counts, "; ".join(found.texts()) or source]
 
 
 def _status(config: DataConfig) -> None:
     root = Path(config.data_root).expanduser()
-    rows = []
-    for name, entry in ENTRIES.items():
-        lacks = missing(entry, root)
-        if not (root / entry.folder).is_dir():
-            rows.append([name, "absent", f"'cma-tune data list' says where to get {entry.folder}/"])
-        elif lacks:
-            rows.append([name, "incomplete", f"missing: {', '.join(lacks)}"])
-        else:
-            small = miniature_sizes(root / entry.folder) is not None
-            rows.append([name, "miniature" if small else "present", str(root / entry.folder)])
-    print(_table(["dataset", "state", f"below {root}"], rows))
+    rows = [_status_row(entry, root) for entry in ENTRIES.values()]
+    rows += [_own_state(name, Path(config.data_root))[1] for name in own_entries()]
+    print(_table(["dataset", "state", "train/val/test", f"below {root}"], rows))
+
+
+def _status_row(entry: CatalogEntry, root: Path) -> list[str]:
+    folder = root / entry.folder
+    if not folder.is_dir():
+        return [entry.name, "absent", "", f"'cma-tune data list' says where to get {entry.folder}/"]
+    lacks = shortfalls(entry, root)
+    counts = "/".join(f"{size:,}" for size in lacks.sizes)
+    if lacks:
+        return [entry.name, "incomplete", counts, "; ".join([*lacks.split, *lacks.images])]
+    state = "present" if miniature_sizes(folder) is None else "miniature"
+    return [entry.name, state, counts, str(folder)]
 
 
 def _check(config: DataConfig, name: str) -> None:
@@ -103,11 +139,11 @@ def _fetch(config: DataConfig, name: str) -> None:
         fetch_hub(name, root)
         print(f"{name}: complete in {root / name}; use it with --data-root hub:{root}")
         return
-    by_hand = fetch(name, root, lambda text: print(text, flush=True))
-    for sentence in by_hand:
-        print(sentence)
-    if by_hand:
-        print(f"{name}: not complete; the above has to be done by hand")
+    left = fetch(name, root, lambda text: print(text, flush=True))
+    for text in left:
+        print(text)
+    if left:
+        print(f"{name}: not complete below {root}")
         raise SystemExit(1)
     print(f"{name}: complete below {root}; 'cma-tune data check {name}' looks through it")
 

@@ -1,0 +1,151 @@
+"""The tables of `benchmarks/results/methods.md`, from the runs that `method_runs.py` left.
+
+python benchmarks/methods/method_page.py benchmarks/results/methods/shapes.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from method_rows import Cell, Row, read_rows
+
+from cma_tune.metrics.significance import paired_t_test
+from cma_tune.report.groups import learner_name
+
+METRICS = {"few-shot": ("accuracy",), "base-to-novel": ("base_accuracy", "novel_accuracy", "harmonic_mean")}
+Choose = Callable[[Row], bool]
+
+
+def by_seed(rows: Sequence[Row], choose: Choose, metric: str) -> dict[int, float]:
+    """A figure (%) of the chosen rows of one cell by seed."""
+    return {row.seed: row.figures[metric] for row in rows if choose(row)}
+
+
+def run_with(weight: float) -> Choose:
+    """Whether a row is a run with this λ."""
+    return lambda row: not row.selected and row.weight == weight
+
+
+def chosen_ones(row: Row) -> bool:
+    """Whether a row is a choice on validation images."""
+    return row.selected
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean ± 1.96·population standard deviation/√n, the paper's interval."""
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return f"{mean:.2f} ± {1.96 * spread / math.sqrt(len(values)):.2f}"
+
+
+def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column to the left."""
+    rule = [":--", *["--:"] * (len(headers) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headers, rule, *lines])
+
+
+def weights(rows: Sequence[Row]) -> list[float]:
+    """All λ that were run, ascending."""
+    return sorted({row.weight for row in rows if not row.selected})
+
+
+def comparison(cells: Mapping[Cell, list[Row]], protocol: str, shots: int, metric: str) -> str:
+    """A method a line: every λ, the validation choice, and what that adds to λ = 0 with its paired t-test."""
+    every = weights([row for rows in cells.values() for row in rows])
+    lines = []
+    for cell, rows in cells.items():
+        if (cell.protocol, cell.shots) != (protocol, shots):
+            continue
+        line = [learner_name(cell.method)]
+        for weight in every:
+            values = by_seed(rows, run_with(weight), metric)
+            line.append(interval(list(values.values())) if values else "–")
+        plain = by_seed(rows, run_with(0), metric)
+        chosen = by_seed(rows, chosen_ones, metric)
+        line += _against(plain, chosen, rows) if chosen else ["–"] * 4
+        lines.append(line)
+    headers = ["method", *(f"λ = {weight:g}" for weight in every)]
+    return table([*headers, "λ by validation", "its λ", "less λ = 0", "p"], lines)
+
+
+def _against(plain: Mapping[int, float], chosen: Mapping[int, float], rows: Sequence[Row]) -> list[str]:
+    seeds = sorted(plain.keys() & chosen.keys())
+    before, after = [plain[seed] for seed in seeds], [chosen[seed] for seed in seeds]
+    test = paired_t_test(before, after)
+    which = ", ".join(f"{row.weight:g}" for row in rows if row.selected)
+    if test is None:
+        return [interval(after), which, f"{after[0] - before[0]:+.2f}", "–"]
+    # Where all differences are the same there is no spread to measure their mean by.
+    p = (
+        f"{test.p:.3f}"
+        if math.isfinite(test.t) and any(a != b for a, b in zip(before, after, strict=True))
+        else "–"
+    )
+    return [interval(after), which, f"{test.difference:+.2f}", p]
+
+
+def fixed(cells: Mapping[Cell, list[Row]]) -> str:
+    """Every λ > 0 less λ = 0 over all seeds and shots of few-shot: mean difference, wins, p."""
+    every = [weight for weight in weights([row for rows in cells.values() for row in rows]) if weight]
+    lines = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        line = [learner_name(method)]
+        for weight in every:
+            before: list[float] = []
+            after: list[float] = []
+            for cell, rows in cells.items():
+                if cell.method != method or cell.protocol != "few-shot":
+                    continue
+                plain = by_seed(rows, run_with(0), "accuracy")
+                other = by_seed(rows, run_with(weight), "accuracy")
+                for seed in sorted(plain.keys() & other.keys()):
+                    before.append(plain[seed])
+                    after.append(other[seed])
+            test = paired_t_test(before, after) if before else None
+            wins = sum(a > b for a, b in zip(after, before, strict=True))
+            line += (
+                [f"{test.difference:+.2f}", f"{wins}/{len(after)}", f"{test.p:.3f}"] if test else ["–"] * 3
+            )
+        lines.append(line)
+    headers = [text for weight in every for text in (f"λ = {weight:g} less λ = 0", "higher in", "p")]
+    return table(["method", *headers], lines)
+
+
+def costs(cells: Mapping[Cell, list[Row]]) -> str:
+    """Seconds of training a run at 16 shots without and with the loss, and the peak memory of the process."""
+    lines = []
+    for cell, rows in cells.items():
+        if (cell.protocol, cell.shots) != ("few-shot", 16):
+            continue
+        sides = [
+            [row.seconds for row in rows if not row.selected and (row.weight > 0) == penalised]
+            for penalised in (False, True)
+        ]
+        times = [f"{sum(side) / len(side):.1f}" if side else "–" for side in sides]
+        peaks = [row.peak_mib for row in rows if row.peak_mib is not None]
+        lines.append([learner_name(cell.method), *times, f"{max(peaks):.0f}" if peaks else "–"])
+    return table(["method", "s a run, λ = 0", "s a run, λ > 0", "peak MiB"], lines)
+
+
+def main() -> None:
+    """Print the tables of one dataset."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path)
+    cells: dict[Cell, list[Row]] = {}
+    for row in read_rows(parser.parse_args().table):
+        cells.setdefault(row.cell, []).append(row)
+    for protocol, metrics in METRICS.items():
+        for shots in sorted({cell.shots for cell in cells if cell.protocol == protocol}):
+            for metric in metrics:
+                at = f"{shots} shot{'s' if shots > 1 else ''}"
+                print(f"### {protocol}, {at}: {metric.replace('_', ' ')} (%)\n")
+                print(comparison(cells, protocol, shots, metric), end="\n\n")
+    print(f"### Every λ over all shots and seeds of few-shot\n\n{fixed(cells)}\n")
+    print(f"### Cost at 16 shots\n\n{costs(cells)}")
+
+
+if __name__ == "__main__":
+    main()

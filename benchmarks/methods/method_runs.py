@@ -1,0 +1,129 @@
+"""Every method without the CMA loss and with it: one process for each method and number of shots.
+
+python benchmarks/methods/method_runs.py --dataset shapes
+python benchmarks/methods/method_runs.py --dataset caltech101 --data-root DATA --backbone local-dir:LITE_CLIP
+
+Three seeds; 1, 4 and 16 shots, and base-to-novel at 16 shots for methods that go to other classes; λ = 0, two
+others, and the choice among the three on the few-shot validation images. The figures go to a table (CSV) that
+`method_page.py` reads; what is there is not run again. A process runs one method: its peak memory is the
+method's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from method_rows import FIGURES, Cell, Row, read_rows, write_rows
+
+from cma_tune.method_options import OWN_CLASSES, TRAINS_IMAGES, UNTRAINED, LearnerName
+from cma_tune.records import Record, find_records
+
+RESULTS = Path(__file__).resolve().parents[1] / "results/methods"
+SHOTS = (1, 4, 16)
+SEEDS = (1, 2, 3)
+WEIGHTS = (0.0, 0.3, 0.7)
+FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
+STORED = ("--train-features=stored", "--views=10")
+OWN = {"cocoop": ("--optim.batch_size=1", "--optim.epochs=10")}
+"""Flags of single methods: CoCoOp's own recipe, which its memory asks for."""
+
+
+def cells(methods: Sequence[str]) -> Iterator[Cell]:
+    """What is to be run, few-shot of all methods first."""
+    for shots in SHOTS:
+        for method in methods:
+            yield Cell(method, "few-shot", shots)
+    for method in methods:
+        if method not in OWN_CLASSES:
+            yield Cell(method, "base-to-novel", 16)
+
+
+def command(cell: Cell, common: Sequence[str]) -> list[str]:
+    """The command line of all seeds and λ of a cell."""
+    weights = WEIGHTS[:1] if cell.method in UNTRAINED else WEIGHTS
+    features = () if cell.method in TRAINS_IMAGES else STORED
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "cma_tune",
+            cell.protocol,
+            f"--learner={cell.method}",
+            f"--shots={cell.shots}",
+        ),
+        *(f"--seeds={','.join(map(str, SEEDS))}", f"--weights={','.join(f'{w:g}' for w in weights)}"),
+        *(["--select-weight"] if len(weights) > 1 else []),
+        *(*FORM, *features, *OWN.get(cell.method, ()), *common),
+    ]
+
+
+def measured(line: Sequence[str], log: Path) -> tuple[float, float]:
+    """Run a command to its end: wall time in s, peak resident memory in MiB.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    started = time.perf_counter()
+    with open(log, "ab") as handle:
+        process = subprocess.Popen(line, stdout=handle, stderr=handle)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"Expected {' '.join(line)} to succeed, but it failed; see {log}.")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def row(record: Record, cell: Cell, peak: float | None) -> Row:
+    """A run's line of the table."""
+    figures = {name: record.figures[name] for name in FIGURES if name in record.figures}
+    seconds = float(record.training["seconds_since_last_start"])
+    return Row(cell, record.seed, record.weight, record.selection is not None, seconds, peak, figures)
+
+
+def of_cell(output: Path, cell: Cell) -> list[Record]:
+    """The records of a cell that are there."""
+    records = find_records(output) if any(output.rglob("record.json")) else ()
+    wanted = (cell.method, cell.protocol, cell.shots)
+    return [record for record in records if (record.learner, record.protocol, record.shots) == wanted]
+
+
+def main() -> None:
+    """Run what the table lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--only", help="methods, with commas between them")
+    parser.add_argument("--epochs", type=int, help="instead of each method's own")
+    parser.add_argument("--table", type=Path, help="by default the repository's own")
+    options = parser.parse_args()
+    table = options.table or RESULTS / f"{options.dataset}.csv"
+    output = options.output / options.dataset
+    output.mkdir(parents=True, exist_ok=True)
+    common = [f"--dataset={options.dataset}", f"--data-root={options.data_root}", f"--output={output}"]
+    common += [f"--backbone={options.backbone}"]
+    common += [f"--optim.epochs={options.epochs}"] if options.epochs else []
+    methods = options.only.split(",") if options.only else list(get_args(LearnerName))
+    for cell in cells(methods):
+        rows = read_rows(table)
+        if any(one.cell == cell for one in rows):
+            continue
+        fresh = not of_cell(output, cell)
+        seconds, peak = measured(command(cell, common), output / "log.txt")
+        print(
+            f"{cell.method}, {cell.protocol}, {cell.shots} shots: {seconds:.0f} s, {peak:.0f} MiB", flush=True
+        )
+        added = [row(one, cell, peak if fresh else None) for one in of_cell(output, cell)]
+        write_rows(table, [*rows, *added])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The table of methods: rows as files, and what the page makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from scipy import stats
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks/methods"
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The scripts: rows, page and runs."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import method_page
+    import method_rows
+    import method_runs
+
+    return method_rows, method_page, method_runs
+
+
+PLAIN, PENALISED = [50.0, 51.0, 53.0], [52.0, 51.5, 54.0]
+"""Accuracy (%) of three seeds at λ = 0 and at λ = 0.3."""
+
+
+def made_up(rows: ModuleType, path: Path) -> None:
+    """Three seeds at two λ; validation chose 0.3, 0 and 0.3."""
+    cell = rows.Cell("coop", "few-shot", 16)
+    written = []
+    for seed, (before, after) in enumerate(zip(PLAIN, PENALISED, strict=True), start=1):
+        written.append(rows.Row(cell, seed, 0.0, False, 2.0, 900.0, {"accuracy": before}))
+        written.append(rows.Row(cell, seed, 0.3, False, 3.0, 900.0, {"accuracy": after}))
+        weight = 0.0 if seed == 2 else 0.3
+        accuracy = before if seed == 2 else after
+        written.append(rows.Row(cell, seed, weight, True, 3.0, None, {"accuracy": accuracy}))
+    rows.write_rows(path, written)
+    assert rows.read_rows(path) == written
+
+
+def test_rows_read_back_and_the_page_compares_them(
+    modules: tuple[ModuleType, ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    rows, page, _ = modules
+    made_up(rows, tmp_path / "t.csv")
+    cells: dict[object, list[object]] = {}
+    for row in rows.read_rows(tmp_path / "t.csv"):
+        cells.setdefault(row.cell, []).append(row)
+    line = page.comparison(cells, "few-shot", 16, "accuracy").splitlines()[2]
+    p = stats.ttest_rel([52.0, 51.0, 54.0], PLAIN).pvalue
+    assert line == (f"| CoOp | 51.33 ± 1.41 | 52.50 ± 1.22 | 52.33 ± 1.41 | 0.3, 0, 0.3 | +1.00 | {p:.3f} |")
+    p = stats.ttest_rel(PENALISED, PLAIN).pvalue
+    assert page.fixed(cells).splitlines()[2] == f"| CoOp | +1.17 | 3/3 | {p:.3f} |"
+    assert page.costs(cells).splitlines()[2] == "| CoOp | 2.0 | 3.0 | 900 |"
+
+
+def test_every_method_is_run_where_it_can_be(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:
+    *_, runs = modules
+    cells = list(runs.cells(["coop", "linear_probe"]))
+    found = [(cell.method, cell.protocol, cell.shots) for cell in cells]
+    assert found == [
+        *[(method, "few-shot", shots) for shots in (1, 4, 16) for method in ("coop", "linear_probe")],
+        ("coop", "base-to-novel", 16),
+    ]
