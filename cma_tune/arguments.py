@@ -136,6 +136,33 @@ def _wrong_value(name: str, complaint: str) -> str | None:
     return f"Expected {' or '.join(wanted)} for --{name}, got '{given[1]}'{nearest(given[1], words)}."
 
 
+def _group(name: str, complaint: str, config: type) -> str | None:
+    """What to write where a value was given to a whole group of options; None if `name` is no group."""
+    members = [option for option, _ in options(config) if option.startswith(f"{name}.")]
+    if not members:
+        return None
+    given = re.search(r"config ['\"](.*?)['\"]|G(?:ot|iven) value: (.*)$", complaint)
+    got = f", got '{given[1] or given[2]}' for all of --{name}" if given else ""
+    return f"Expected one option of a group, such as --{members[0]}{got}; name the one that is meant."
+
+
+def check_groups(parsed: Any, config: type) -> None:
+    """Check that every group of options holds options, since the parser lets a file give it one value.
+
+    Args:
+        parsed: the parser's namespace.
+        config: dataclass of the command.
+
+    Raises:
+        UserError: a group is one value.
+    """
+    groups = (entry.name for entry in fields(config) if is_dataclass(get_type_hints(config)[entry.name]))
+    for name in groups:
+        value = parsed[name]
+        if not hasattr(value, "__dict__"):
+            raise UserError(str(_group(name, f"Got value: {value}", config)))
+
+
 def one_sentence(message: str, config: type, command: str) -> str:
     """The parser's complaint in one sentence, with the nearest option where one is unknown."""
     known = [name for name, _ in options(config)]
@@ -162,6 +189,6 @@ def one_sentence(message: str, config: type, command: str) -> str:
         return f"Expected YAML in the file of --config, but{text.partition(':')[2]}."
     value = re.match(r"(?:Parser key|Key) \"([\w.]+)\": ?(.*)", text)
     if value:
-        sentence = _wrong_value(value[1], value[2])
+        sentence = _group(value[1], value[2], config) or _wrong_value(value[1], value[2])
         return sentence or f"Expected a valid value for --{value[1]}: {value[2]}."
     return text + "."

@@ -38,18 +38,13 @@ from cma_tune.train import Recipe
 
 
 def recipe(config: FewShotConfig, steps_per_epoch: int) -> Recipe:
-    """Recipe of one run; the optimiser's entries and λ are values by then."""
+    """Recipe of one run; λ and the entries of optimiser and loss are values by then."""
     own = asdict(config.optim)
     del own["batch_size"]
     steps = own.pop("steps_per_shot")
     if own["epochs"] is None:
         own["epochs"] = math.ceil(steps * config.shots[0] / steps_per_epoch)
-    return Recipe(
-        **own,
-        cma_weight=float(config.weights[0]),
-        reduction=config.loss.reduction,
-        normalize=config.loss.normalize,
-    )
+    return Recipe(**own, **asdict(config.loss), cma_weight=float(config.weights[0]))
 
 
 def text_options(config: FewShotConfig) -> TextOptions:

@@ -130,6 +130,15 @@ def load_checkpoint(
     return Position(**metadata["position"])
 
 
+def read_position(path: Path) -> Position | None:
+    """Where a run stands that another process may be at; None if there is no checkpoint."""
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            return Position(**json.loads((handle.metadata() or {})["checkpoint"])["position"])
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
+        return None  # none yet, or gone meanwhile
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save_checkpoint` wrote: metadata and tensors."""
     try:

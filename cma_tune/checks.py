@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
@@ -13,8 +14,10 @@ from cma_tune.method_options import (
     BLOCKS,
     LORA_MATRICES,
     OWN_CLASSES,
+    RELEASE_FORM,
     UNTRAINED,
     LoraConfig,
+    LossConfig,
     lora_layers,
 )
 
@@ -84,15 +87,25 @@ def _check_sweep(config: FewShotConfig) -> None:
     for weight in config.weights:
         if not isinstance(weight, str) and not 0 <= weight <= 1:
             raise UserError(f"Expected λ between 0 and 1 in --weights, got {weight}.")
-    if "recipe" in config.weights and (config.loss.reduction, config.loss.normalize) != ("mean", True):
-        raise UserError(
-            "Expected the release's form of the loss for its λ "
-            f"(--loss.reduction mean --loss.normalize true), got reduction {config.loss.reduction} "
-            f"and normalize {str(config.loss.normalize).lower()}; "
-            "use a config of configs/ or numbers in --weights."
-        )
+    if "recipe" in config.weights:
+        _check_release_form(config.loss)
     if config.select_weight and len(config.weights) < 2:
         raise UserError(f"Expected several λ in --weights to select among, got {config.weights}.")
+
+
+def _check_release_form(loss: LossConfig) -> None:
+    for name, wanted in asdict(RELEASE_FORM).items():
+        given = getattr(loss, name)
+        if given not in (None, wanted):
+            raise UserError(
+                f"Expected the release's form of the loss for its λ, got --loss.{name} {_word(given)}; leave "
+                f"it out (it is {_word(wanted)} with 'recipe'), or give numbers in --weights."
+            )
+
+
+def _word(value: object) -> str:
+    """As on the command line."""
+    return str(value).lower()
 
 
 def _check_training(config: FewShotConfig) -> None:

@@ -100,7 +100,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """
     from jsonargparse import ArgumentParser
 
-    from cma_tune.arguments import normalize, one_sentence
+    from cma_tune.arguments import check_groups, normalize, one_sentence
 
     command = COMMANDS[name]
 
@@ -112,6 +112,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it")
     parser.add_class_arguments(command.config, None, as_group=False)
     parsed = parser.parse_args(normalize(arguments, command.config, name, command.positional))
+    check_groups(parsed, command.config)
     values = dict(vars(parser.instantiate(parsed)))
     values.pop("config", None)
     return command.config(**values)

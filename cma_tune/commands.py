@@ -15,6 +15,7 @@ from cma_tune.options import (
     DomainGeneralizationConfig,
     FeaturesConfig,
     GridConfig,
+    InspectConfig,
     PredictConfig,
     QuickstartConfig,
     ReportConfig,
@@ -112,6 +113,12 @@ def _words(config: WordsConfig) -> None:
     words(config.prompt, config.count)
 
 
+def _inspect(config: InspectConfig) -> None:
+    from cma_tune.inspection.command import inspect
+
+    inspect(config)
+
+
 def _quickstart(config: QuickstartConfig) -> None:
     from cma_tune.protocols.quickstart import quickstart
 
@@ -133,5 +140,6 @@ COMMANDS: dict[str, Command] = {
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),
     "words": Command(WordsConfig, _words),
+    "inspect": Command(InspectConfig, _inspect, "folder"),
     "quickstart": Command(QuickstartConfig, _quickstart),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -16,10 +17,12 @@ from cma_tune.method_options import (
     KgCoOpConfig,
     LearnerName,
     LoraConfig,
+    LossConfig,
     OptimConfig,
     TcpConfig,
     TipConfig,
     default_optimizer,
+    resolved_loss,
     unused_blocks,
 )
 from cma_tune.recipes import recipe_epochs, recipe_weight
@@ -31,19 +34,6 @@ Weight = Union[float, Literal["recipe"]]  # noqa: UP007
 
 Precision = Literal["no", "fp16", "bf16"]
 """What is computed in; "no" is float32."""
-
-
-@dataclass
-class LossConfig:
-    """Form of the CMA loss: the paper's is sum without normalisation, the release's mean with it.
-
-    Attributes:
-        reduction: over the classes present in a batch.
-        normalize: divide a group's entropy by the logarithm of its size.
-    """
-
-    reduction: Literal["sum", "mean"] = "sum"
-    normalize: bool = False
 
 
 @dataclass
@@ -91,7 +81,8 @@ class ZeroShotConfig:
         data_root: folder that holds the datasets' folders.
         source: columns and parts of general sources.
         templates: prompts with one {} each, averaged; by default the dataset's.
-        backbone: embedded, an open_clip model, hf-hub:ORG/REPO or local-dir:FOLDER.
+        backbone: embedded, an open_clip model, hf-hub:ORG/REPO or local-dir:FOLDER in open_clip's form, or
+            transformers:ORG/REPO or transformers-dir:FOLDER in transformers'.
         pretrained: tag or checkpoint file for an open_clip model.
         model_config: JSON file of an own open_clip architecture.
         output: folder of the results.
@@ -133,7 +124,7 @@ class FewShotConfig(ZeroShotConfig):
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
         select_weight: choose among the λ on the few-shot validation images.
         allow_fewer_shots: take all images of classes with fewer than the shots.
-        loss: form of the CMA loss.
+        loss: form of the CMA loss; by default the release's where a λ is "recipe", else the paper's.
         optim: optimiser and schedule.
         augment: training crops.
         train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
@@ -263,9 +254,16 @@ class Run:
 
 
 def _backbone_name(config: ZeroShotConfig) -> str:
-    if config.backbone.startswith("local-dir:"):
-        return Path(config.backbone.removeprefix("local-dir:")).resolve().name
+    folder = backbone_folder(config.backbone)
+    if folder is not None:
+        return Path(folder).resolve().name
     return f"{config.backbone}-{Path(config.pretrained).stem}" if config.pretrained else config.backbone
+
+
+def backbone_folder(name: str) -> str | None:
+    """The folder in a backbone's name, if it is one."""
+    kind, colon, folder = name.partition(":")
+    return folder if colon and kind in ("local-dir", "transformers-dir") else None
 
 
 def slug(text: str) -> str:
@@ -284,16 +282,23 @@ def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
     return OptimConfig(**{**own, **given})
 
 
-def expand(protocol: str, config: FewShotConfig) -> list[Run]:
+def expand(protocol: str, config: FewShotConfig, own_weights: Mapping[int, float] | None = None) -> list[Run]:
     """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
 
+    Args:
+        protocol: of the runs.
+        config: with the axes.
+        own_weights: what "recipe" is by shots (0: whatever the shots) on a dataset of the user's catalogue.
+
     Raises:
-        UserError: the release has no λ for the dataset.
+        UserError: the release has no λ for the dataset, and neither has the user's catalogue.
     """
     runs: dict[str, Run] = {}
+    loss = resolved_loss(config.loss, of_release="recipe" in config.weights)
     for shots in config.shots:
         for weight in config.weights:
-            number = recipe_weight(config.dataset, shots) if isinstance(weight, str) else float(weight)
+            is_recipe = isinstance(weight, str)
+            number = recipe_weight(config.dataset, shots, own_weights) if is_recipe else float(weight)
             for seed in config.seeds:
                 one = replace(
                     config,
@@ -301,6 +306,7 @@ def expand(protocol: str, config: FewShotConfig) -> list[Run]:
                     seeds=[seed],
                     weights=[number],
                     select_weight=False,
+                    loss=loss,
                     optim=resolved_optim(config, shots),
                 )
                 run = Run(protocol, one)

@@ -136,6 +136,31 @@ def lora_layers(text: str) -> int | tuple[int, ...] | None:
 
 
 @dataclass
+class LossConfig:
+    """Form of the CMA loss: the paper's is sum without normalisation, the release's mean with it.
+
+    Attributes:
+        reduction: over the classes present in a batch.
+        normalize: divide a group's entropy by the logarithm of its size.
+    """
+
+    reduction: Optional[Literal["sum", "mean"]] = None  # noqa: UP045
+    normalize: Optional[bool] = None  # noqa: UP045
+
+
+PAPER_FORM, RELEASE_FORM = LossConfig("sum", False), LossConfig("mean", True)
+
+
+def resolved_loss(loss: LossConfig, of_release: bool) -> LossConfig:
+    """The form with the release's entries, or else the paper's, where it has none."""
+    default = RELEASE_FORM if of_release else PAPER_FORM
+    return LossConfig(
+        default.reduction if loss.reduction is None else loss.reduction,
+        default.normalize if loss.normalize is None else loss.normalize,
+    )
+
+
+@dataclass
 class OptimConfig:
     """Optimiser and schedule; what is left out is the method's own.
 

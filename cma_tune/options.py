@@ -60,8 +60,10 @@ class GridConfig(FewShotConfig):
     """A protocol over datasets, shots, seeds and λ; what was killed goes on when it is started again.
 
     Attributes:
-        protocol: few-shot or base-to-novel; all options of it hold.
-        datasets: names as in --dataset, or all for the literature's eleven; by default that of --dataset.
+        protocol: few-shot, base-to-novel, cross-dataset or domain-generalization; all options of it hold.
+        dataset: one dataset in place of --datasets; by default digits, imagenet for domain-generalization.
+        datasets: names as in --dataset, or all for the literature's eleven; they are learned on.
+        targets: cross-dataset and domain-generalization: datasets to test on, as in --datasets.
         zero_shot: also run zero-shot on every dataset.
         workers: processes that share the runs, each on one device, or jobs of the cluster; 0 is this process.
         decode_workers: processes that decode images, in each of them.
@@ -73,8 +75,10 @@ class GridConfig(FewShotConfig):
         dry_run: list the runs, done and to do, and estimate the time.
     """
 
-    protocol: Literal["few-shot", "base-to-novel"] = "few-shot"
+    protocol: Literal["few-shot", "base-to-novel", "cross-dataset", "domain-generalization"] = "few-shot"
+    dataset: str = ""
     datasets: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
     zero_shot: bool = False
     decode_workers: int = 0
     cluster: Optional[Literal["slurm", "local"]] = None  # noqa: UP045
@@ -183,6 +187,31 @@ class WordsConfig:
 
     prompt: str
     count: int = 5
+
+
+@dataclass
+class InspectConfig:
+    """What learning changed against zero-shot: similarities, gains, confusion, calibration.
+
+    Attributes:
+        folder: of a few-shot or base-to-novel run, with its record and its prompt.
+        output: folder for the page and its pictures; by default inspect in the run's folder.
+        data_root: where the datasets lie, if not where they did.
+        features_dir: folder of stored image features; by default that of the folder the run lies in.
+        backbone: where the backbone lies, if not where it did; its weights must be the same.
+        workers: processes that decode images that are not stored yet.
+        images: pictures of changed predictions, for gains and for losses.
+        rows: entries of each list of classes.
+    """
+
+    folder: str
+    output: Optional[str] = None  # noqa: UP045
+    data_root: Optional[str] = None  # noqa: UP045
+    features_dir: Optional[str] = None  # noqa: UP045
+    backbone: Optional[str] = None  # noqa: UP045
+    workers: int = 0
+    images: int = 8
+    rows: int = 10
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cma_tune.errors import UserError
 
 RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
@@ -20,17 +22,22 @@ RELEASE_WEIGHTS: dict[str, dict[int, float]] = {
 """λ of the authors' release per dataset and shots (0: whatever the shots), for its form of the loss."""
 
 
-def recipe_weight(dataset: str, shots: int) -> float:
-    """The release's λ.
+def recipe_weight(dataset: str, shots: int, own: Mapping[int, float] | None = None) -> float:
+    """The release's λ, or the user's own.
+
+    Args:
+        dataset: its name.
+        shots: training images per class.
+        own: λ by shots (0: whatever the shots) that the user's catalogue has for the dataset.
 
     Raises:
-        UserError: the release has none for this dataset or these shots.
+        UserError: there is none for this dataset or these shots.
     """
-    weights = RELEASE_WEIGHTS.get(dataset, {})
+    weights = own or RELEASE_WEIGHTS.get(dataset, {})
     if 0 not in weights and shots not in weights:
         raise UserError(
-            f"Expected a λ of the release for '{dataset}' at {shots} shots, but it has none; "
-            "give numbers with --weights, or choose on validation images with --select-weight."
+            f"Expected a λ of the release for '{dataset}' at {shots} shot{'' if shots == 1 else 's'}, but it "
+            "has none; give numbers in --weights, or the dataset a 'weight' in the file of --catalog."
         )
     return weights.get(shots, weights.get(0, 0.0))
 

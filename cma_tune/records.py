@@ -9,11 +9,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from cma_tune.config import Run
+from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
+from cma_tune.method_options import PAPER_FORM, RELEASE_FORM
 
 FILE, FORMAT = "record.json", 1
+
+SHORT = {
+    "base_accuracy": "base",
+    "novel_accuracy": "novel",
+    "harmonic_mean": "H",
+    "source_accuracy": "source",
+    "mean_accuracy": "mean of targets",
+    "zero_shot_mean_accuracy": "by zero-shot",
+}
+"""What a line about a record calls some of its figures."""
 
 
 class Identified(Protocol):
@@ -39,7 +50,8 @@ class Record:
         config: the whole config, λ as a number, one value per sweep axis.
         dataset: name, where the split comes from, its digest, the digest of the picks, images per part.
         backbone: name, digests of weights and preprocessing.
-        figures: accuracies in percent, class and modal similarity.
+        figures: accuracies in percent, class and modal similarity, calibration errors (ECE) in percentage
+            points; a record of earlier times lacks what came later.
         per_class: percent per class name, by part.
         training: steps, mean loss terms of the last epoch, seconds.
         selection: how λ was chosen, for runs with a chosen λ.
@@ -79,10 +91,13 @@ class Record:
         return str(self.config.get("learner", "zero_shot"))
 
     def headline(self) -> str:
-        """The accuracies in one line."""
-        figures = self.figures.items()
-        shown = {name: value for name, value in figures if "accuracy" in name or "harmonic" in name}
-        return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown.items())
+        """The main accuracies in one line: not those of single targets, nor of halves among all names."""
+        shown = {
+            SHORT.get(name, name.replace("_", " ")): value
+            for name, value in self.figures.items()
+            if ("accuracy" in name or "harmonic" in name) and ": " not in name and "_among_all" not in name
+        }
+        return ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
 
 
 def versions() -> dict[str, str]:
@@ -156,7 +171,7 @@ def finished_record(run: Identified) -> Record | None:
     if not path.is_file():
         return None
     record = load_record(path)
-    if record.run != run.digest() and not _named_no_templates(run, record):
+    if record.run != run.digest() and not _same_in_other_words(run, record):
         differing = ", ".join(_differences(run, record)) or "its fields"
         raise UserError(
             f"Expected no record or this run's record in {run.folder()}, got one of another run "
@@ -186,13 +201,24 @@ def finished_on(run: Identified, data: str, what: str) -> Record | None:
     return record
 
 
-def _named_no_templates(run: Identified, record: Record) -> bool:
-    """Whether it is the same zero-shot run, from when the dataset's own templates were no part of a run."""
-    if not isinstance(run, Run) or run.protocol != "zero-shot":
+def _same_in_other_words(run: Identified, record: Record) -> bool:
+    """Whether the record is that of a run whose digest differs, but whose result can't."""
+    if not isinstance(run, Run):
         return False
+    if isinstance(run.config, FewShotConfig):
+        return _in_another_form(run, run.config, record)
+    # From when the dataset's own templates were no part of a run.
     if record.dataset.get("templates") != run.config.templates:
         return False
     return record.run == replace(run, config=replace(run.config, templates=[])).digest()
+
+
+def _in_another_form(run: Run, config: FewShotConfig, record: Record) -> bool:
+    """Whether it is the same run without the CMA loss, whose form then does not matter."""
+    if config.weights != [0] or config.select_weight:
+        return False
+    forms = (PAPER_FORM, RELEASE_FORM)
+    return any(record.run == replace(run, config=replace(config, loss=form)).digest() for form in forms)
 
 
 def _differences(run: Identified, record: Record) -> list[str]:

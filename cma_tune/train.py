@@ -30,7 +30,7 @@ from cma_tune.fitting import (
 )
 from cma_tune.learners.base import Learner, PromptOutput, cosines
 from cma_tune.losses import CMALoss, cma_objective
-from cma_tune.metrics import accuracy, per_class_accuracy
+from cma_tune.metrics import accuracy, expected_calibration_error, per_class_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Evaluation:
         per_class: percent per class, None for a class without images.
         class_similarity: mean cosine between an image and its own class's text embedding.
         modal_similarity: mean cosine between any image and all classes' text embeddings.
+        ece: expected calibration error over 15 bins, percentage points.
         images: how many there were.
         predictions: predicted and true class of every image, in the order of the list, ``[N, 2]``, int64.
     """
@@ -97,6 +98,7 @@ class Evaluation:
     per_class: list[float | None]
     class_similarity: float
     modal_similarity: float
+    ece: float
     images: int
     predictions: Tensor = field(repr=False, compare=False)
 
@@ -268,8 +270,9 @@ def evaluate(
             output = learner(image, text)
             similar = cosines(output.image_features, output.text_features)
             own = similar.gather(1, label[:, None])[:, 0]
-            rows.append(torch.stack([output.logits.argmax(dim=1).to(own), own, similar.mean(dim=1)], dim=1))
-    table = gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 3]
+            sure, predicted = output.logits.softmax(dim=1).max(dim=1)
+            rows.append(torch.stack([predicted.to(own), own, similar.mean(dim=1), sure.to(own)], dim=1))
+    table = gather_in_order(torch.cat(rows), count, accelerator).cpu().double()  # [N, 4]
     predictions, target = table[:, 0].long(), labels.cpu()
     per_class = per_class_accuracy(predictions, target, classes).tolist()
     return Evaluation(
@@ -277,6 +280,7 @@ def evaluate(
         per_class=[None if math.isnan(value) else value for value in per_class],
         class_similarity=float(table[:, 1].mean()),
         modal_similarity=float(table[:, 2].mean()),
+        ece=expected_calibration_error(table[:, 3], predictions == target),
         images=count,
         predictions=torch.stack([predictions, target], dim=1),
     )

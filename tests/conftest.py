@@ -50,6 +50,20 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate's state is one for the process; a test of other settings needs its own."""
+    from accelerate.state import AcceleratorState, GradientState  # heavy, and few tests need it
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
+@pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Descriptions of the fits there were."""
     import cma_tune.protocols.runs  # heavy, and few tests need it

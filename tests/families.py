@@ -1,4 +1,4 @@
-"""One tiny randomly initialised model of every family of text towers in open_clip, without a download."""
+"""One tiny randomly initialised model of every family of text towers, without a download."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import transformers
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
 from open_clip.transform import image_transform_v2
-from tiny_tokenizers import CONTEXT_LENGTH, TOKENIZER_OPTIONS, tiny_tokenizer
+from tiny_tokenizers import CONTEXT_LENGTH, TOKENIZER_OPTIONS, tiny_plain_tokenizer, tiny_tokenizer
 from torch import Tensor, nn
 
-from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.backbone import Backbone, Preprocessing
 
 IMAGE_SIZE = 32
 WIDTH = 16
@@ -46,12 +46,13 @@ class Family:
     """How one family's model is made and what holds for it.
 
     Attributes:
-        model: kind of open_clip model: clip, custom or coca.
+        model: kind of open_clip model: clip, custom or coca; or transformers.
         text: entries of its text config beside the common ones.
         vision: entries of its vision config.
         tokenizer: which of the tokenizers below it reads with.
         settings: attributes set on the text tower, where open_clip's config has no entry for them.
-        encoder: config of a transformers encoder, where the text tower is one.
+        encoder: config of a transformers encoder, where the text tower is one, or of the whole model where
+            that is transformers' own.
         truncates: tokens after the last that counts are cut.
         exact: agreement with the model's own features in float64; some encoders compute in float32 inside.
     """
@@ -116,6 +117,41 @@ def _nllb(vocabulary: int) -> Any:
     )
 
 
+def _both_towers(vocabulary: int, **text: Any) -> dict[str, Any]:
+    """Settings of transformers' image-text models."""
+    common = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 2}
+    words = {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT_LENGTH}
+    return {
+        "text_config": {**common, **words, "num_hidden_layers": 2, **text},
+        "vision_config": {**common, "image_size": IMAGE_SIZE, "patch_size": 16, "num_hidden_layers": 1},
+    }
+
+
+def _clip(vocabulary: int) -> Any:
+    # The end's id as OpenAI's own files on the Hub give it: wrong, and a sign to take the highest.
+    settings = _both_towers(vocabulary, eos_token_id=2, hidden_act="quick_gelu")
+    return transformers.CLIPConfig(**settings, projection_dim=FEATURES)
+
+
+def _clip_eos(vocabulary: int) -> Any:
+    settings = _both_towers(vocabulary, eos_token_id=vocabulary - 1, hidden_act="gelu")
+    return transformers.CLIPConfig(**settings, projection_dim=FEATURES)
+
+
+def _metaclip_2(vocabulary: int) -> Any:
+    settings = _both_towers(vocabulary, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    return transformers.MetaClip2Config(**settings, projection_dim=FEATURES)
+
+
+def _siglip(vocabulary: int) -> Any:
+    settings = _both_towers(vocabulary, projection_size=FEATURES)
+    # SigLIP's image features are as wide as its tower.
+    return transformers.SiglipConfig(
+        text_config=settings["text_config"],
+        vision_config={**settings["vision_config"], "hidden_size": FEATURES},
+    )
+
+
 _BIDIRECTIONAL = {"no_causal_mask": True, "pool_type": "last"}
 _COCA_TEXT = {"embed_cls": True, "output_tokens": True}
 _COCA_VISION = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
@@ -158,6 +194,11 @@ FAMILIES: dict[str, Family] = {
     "hf-nllb-cls": Family(
         "custom", {"hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"}, {}, "nllb", {}, _nllb
     ),
+    "transformers-clip": Family("transformers", tokenizer="hf-clip", encoder=_clip),
+    "transformers-clip-eos": Family("transformers", tokenizer="hf-clip", encoder=_clip_eos),
+    "transformers-metaclip2": Family("transformers", tokenizer="roberta", encoder=_metaclip_2),
+    "transformers-siglip": Family("transformers", tokenizer="siglip", encoder=_siglip, truncates=False),
+    "transformers-siglip2": Family("transformers", tokenizer="siglip2", encoder=_siglip, truncates=False),
 }
 
 
@@ -195,7 +236,12 @@ def tiny_model(family: Family, tokenizer: Any, folder: Path) -> nn.Module:
     kinds: dict[str, Any] = {"clip": CLIP, "custom": CustomTextCLIP, "coca": CoCa}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: nn.Module = kinds[family.model](**model_config(family, tokenizer, folder))
+        model: nn.Module
+        if family.model == "transformers":
+            assert family.encoder is not None
+            model = transformers.AutoModel.from_config(family.encoder(len(tokenizer.tokenizer)))
+        else:
+            model = kinds[family.model](**model_config(family, tokenizer, folder))
         with torch.no_grad():
             for tensor in model.parameters():
                 tensor.add_(0.2 * torch.randn_like(tensor))
@@ -207,13 +253,17 @@ def tiny_model(family: Family, tokenizer: Any, folder: Path) -> nn.Module:
     for name, value in family.settings.items():
         text: Any = model.text
         setattr(text, name, value)
-    set_model_preprocess_cfg(model, PREPROCESSING)
+    if family.model != "transformers":
+        set_model_preprocess_cfg(model, PREPROCESSING)
     return model
 
 
 @cache
 def _parts(name: str) -> tuple[nn.Module, Any]:
     family = FAMILIES[name]
+    if family.model == "transformers":
+        plain = tiny_plain_tokenizer(family.tokenizer)
+        return tiny_model(family, plain, Path()), plain
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = tiny_tokenizer(family.tokenizer, Path(temporary))
         return tiny_model(family, tokenizer, Path(temporary)), tokenizer
@@ -224,22 +274,53 @@ def tiny_backbone(name: str, dtype: torch.dtype = torch.float64) -> Backbone:
     """The tiny backbone of a family; one object for all tests, since it is frozen."""
     model, tokenizer = _parts(name)
     transform = image_transform_v2(open_clip.transform.PreprocessCfg(**PREPROCESSING), is_train=False)
-    return Backbone(copy.deepcopy(model).to(dtype), tokenizer, transform, name)
+    return Backbone(
+        copy.deepcopy(model).to(dtype), tokenizer, transform, name, preprocessing=preprocessing(name)
+    )
+
+
+def preprocessing(name: str) -> Preprocessing | None:
+    """What a transformers model can't say of itself."""
+    if FAMILIES[name].model != "transformers":
+        return None
+    mean, std = PREPROCESSING["mean"], PREPROCESSING["std"]
+    return Preprocessing((IMAGE_SIZE, IMAGE_SIZE), mean, std, "bicubic", "shortest")
+
+
+def token_table(model: Any) -> nn.Module:
+    """The model's module that looks token ids up."""
+    if hasattr(model, "text_model"):
+        table: nn.Module = model.text_model.embeddings.token_embedding
+        return table
+    text = getattr(model, "text", model)
+    if hasattr(text, "token_embedding"):
+        table = text.token_embedding
+    else:
+        table = text.transformer.get_input_embeddings()
+    return table
+
+
+def own_image_features(backbone: Backbone, images: Tensor) -> Tensor:
+    """The model's own image features ``[B, D]``, of unit length."""
+    model: Any = backbone.model
+    if hasattr(model, "get_image_features"):
+        features = model.get_image_features(pixel_values=images).pooler_output
+        return torch.as_tensor(features / features.norm(dim=-1, keepdim=True)).detach()
+    return torch.as_tensor(model.encode_image(images, normalize=True)).detach()
 
 
 def own_text_features(backbone: Backbone, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
-    """open_clip's own text features ``[N, D]`` of full-length `ids`, not normalised.
+    """The model's own text features ``[N, D]`` of full-length `ids`, not normalised.
 
     With `embeddings` ``[N, L, W]``, the model's token embedding gives those instead: its whole forward from
     embeddings of our choice, with none of the code under test.
     """
     model: Any = backbone.model
-    text = getattr(model, "text", model)
-    table = (
-        text.token_embedding if hasattr(text, "token_embedding") else text.transformer.get_input_embeddings()
-    )
-    hook = table.register_forward_hook(lambda *_: embeddings)  # a hook that gives None changes nothing
+    # A hook that gives None changes nothing.
+    hook = token_table(model).register_forward_hook(lambda *_: embeddings)
     try:
+        if hasattr(model, "get_text_features"):
+            return torch.as_tensor(model.get_text_features(input_ids=ids).pooler_output)
         return torch.as_tensor(model.encode_text(ids, normalize=False))
     finally:
         hook.remove()
@@ -247,7 +328,4 @@ def own_text_features(backbone: Backbone, ids: Tensor, embeddings: Tensor | None
 
 def reference_embeddings(backbone: Backbone, ids: Tensor) -> Tensor:
     """The model's token embeddings ``[N, L, W]``, looked up by its own module."""
-    text: Any = getattr(backbone.model, "text", backbone.model)
-    if hasattr(text, "token_embedding"):
-        return torch.as_tensor(text.token_embedding(ids)).detach()
-    return torch.as_tensor(text.transformer.get_input_embeddings()(ids)).detach()
+    return torch.as_tensor(token_table(backbone.model)(ids)).detach()

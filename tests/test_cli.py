@@ -114,6 +114,11 @@ def test_positional_arguments() -> None:
     [
         ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean 'weights'"]),
         ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean 'optim.epochs'"]),
+        (
+            "few-shot",
+            ["--optim", "3"],
+            ["such as --optim.optimizer, got '3' for all of --optim; name the one"],
+        ),
         ("few-shot", ["--optim.lr", "fast"], ["Expected a number for --optim.lr, got 'fast'."]),
         (
             "few-shot",
@@ -145,6 +150,7 @@ def test_a_wrong_option_is_one_sentence(command: str, typed: list[str], parts: l
     ("content", "parts"),
     [
         ("shotz: [1]\n", ["'shotz'", "did you mean 'shots'"]),
+        ("optim: 3\n", ["such as --optim.optimizer, got '3' for all of --optim"]),
         ("optim:\n  lrr: 1\n", ["'optim.lrr'", "did you mean 'optim.lr'"]),
         ("shots: {a: 1}\n", ["shots"]),
         ("shots: [1\n", ["YAML", "--config", "line 1"]),

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from families import CLASS_NAMES, FAMILIES, FEATURES, WIDTH, reference_embeddings, tiny_backbone
+from families import (
+    CLASS_NAMES,
+    FAMILIES,
+    FEATURES,
+    WIDTH,
+    own_text_features,
+    reference_embeddings,
+    tiny_backbone,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -28,8 +36,11 @@ PACKED = {
     "custom-text-timm",
     "coca",
     "coca-correct-mask",
+    "transformers-clip",
+    "transformers-clip-eos",
+    "transformers-metaclip2",
 }
-"""Causal towers of open_clip's plain blocks."""
+"""Causal towers of plain blocks."""
 
 NAMES = st.lists(
     st.lists(st.sampled_from(("cat", "red", "triangle", "forest", "F-16A/B")), min_size=1, max_size=2).map(
@@ -52,13 +63,13 @@ def test_towers_are_packed_by_what_they_are(family: str) -> None:
     assert prompts.packs == (family in PACKED)
 
 
-def test_no_padding_goes_through_the_tower() -> None:
+@pytest.mark.parametrize("family", ["clip-vit", "transformers-clip"])
+def test_no_padding_goes_through_the_tower(family: str) -> None:
     """Start and context once; of each class its words and its end."""
-    backbone = tiny_backbone("clip-vit")
+    backbone = tiny_backbone(family)
     prompts = ContextPrompts(backbone, place_context(backbone.tokenizer, CLASS_NAMES, 4, "end"))
     rows: list[int] = []
-    tower: Any = backbone.tower
-    first = tower.text.transformer.resblocks[0].mlp
+    first = own_blocks(backbone)[0].mlp
     hook = first.register_forward_hook(lambda _, arguments, __: rows.append(arguments[0].shape[:-1].numel()))
     try:
         prompts.encode(draw(1, 4, WIDTH))
@@ -68,13 +79,23 @@ def test_no_padding_goes_through_the_tower() -> None:
     assert rows == [1 + 4 + sum(words)]
 
 
+def own_blocks(backbone: Backbone) -> Any:
+    """The model's blocks."""
+    model: Any = backbone.model
+    if hasattr(model, "text_model"):
+        return model.text_model.encoder.layers
+    return getattr(model, "text", model).transformer.resblocks
+
+
 def by_hand(
     backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], per_class: bool, group: int
 ) -> Tensor:
-    """Features ``[C, D]`` by open_clip's own blocks on whole prompts, one at a time.
+    """Features ``[C, D]`` by the model's own blocks on whole prompts, one at a time.
 
     The first of `contexts` stands among the embeddings, the others replace hidden states.
     """
+    if hasattr(backbone.model, "text_model"):
+        return by_hand_in_transformers(backbone, layout, contexts, per_class, group)
     model: Any = backbone.model
     text = getattr(model, "text", model)
     appended = getattr(text, "cls_emb", None)
@@ -102,9 +123,38 @@ def by_hand(
     return nn.functional.normalize(torch.stack(features), dim=-1)
 
 
-@settings(max_examples=40, deadline=None)
+def by_hand_in_transformers(
+    backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], per_class: bool, group: int
+) -> Tensor:
+    """The same by the model's whole forward, in which hooks put the contexts in their places."""
+    features = []
+    for c, ids in enumerate(layout.ids):
+        values = [context[group, c] if per_class else context[group] for context in contexts]
+        slots = layout.slots[c].tolist()
+
+        def put(x: Tensor, value: Tensor, slots: list[int] = slots) -> Tensor:
+            rows = [value[slots.index(i)] if i in slots else x[0, i] for i in range(x.shape[1])]
+            return torch.stack(rows)[None]
+
+        hooks = [
+            own_blocks(backbone)[number].register_forward_pre_hook(
+                lambda _, arguments, value=value: (put(arguments[0], value), *arguments[1:])
+            )
+            for number, value in enumerate(values)
+            if number
+        ]
+        try:
+            embeddings = put(reference_embeddings(backbone, ids[None]), values[0])
+            features.append(own_text_features(backbone, ids[None], embeddings)[0])
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return nn.functional.normalize(torch.stack(features), dim=-1)
+
+
+@settings(max_examples=50, deadline=None)
 @given(
-    family=st.sampled_from(["clip-vit", "clip-eos", "coca", "coca-correct-mask"]),
+    family=st.sampled_from(["clip-vit", "clip-eos", "coca", "coca-correct-mask", "transformers-clip"]),
     names=NAMES,
     tokens=st.integers(1, 3),
     position=st.sampled_from(["end", "middle", "front"]),
@@ -170,8 +220,8 @@ def test_a_padding_token_among_the_words_keeps_coca_exact(caplog: pytest.LogCapt
     assert float((prompts.encode(context)[0] - expected).detach().abs().max()) <= 1e-12
 
 
-def coop(options: TextOptions, monkeypatch: pytest.MonkeyPatch) -> CoOp:
-    backbone = tiny_backbone("clip-vit", torch.float32)
+def coop(options: TextOptions, monkeypatch: pytest.MonkeyPatch, family: str = "clip-vit") -> CoOp:
+    backbone = tiny_backbone(family, torch.float32)
     monkeypatch.setattr(backbone, "text_options", options)
     learner = CoOp(backbone, CLASS_NAMES, ContextOptions(3), seed=1)
     with torch.no_grad():
@@ -186,9 +236,12 @@ def gradient(learner: CoOp) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("chunk", [0, 2])
-def test_bfloat16_autocast_stays_near_float32(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = coop(TextOptions(chunk=chunk), monkeypatch)
+@pytest.mark.parametrize("family", ["clip-vit", "transformers-clip", "transformers-siglip"])
+@pytest.mark.parametrize("options", [TextOptions(), TextOptions(chunk=2), TextOptions(share_prefix=False)])
+def test_bfloat16_autocast_stays_near_float32(
+    family: str, options: TextOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = coop(options, monkeypatch, family)
     exact, wanted = learner.text_features(), gradient(learner)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half, found = learner.text_features(), gradient(learner)
@@ -197,11 +250,12 @@ def test_bfloat16_autocast_stays_near_float32(chunk: int, monkeypatch: pytest.Mo
     assert float((found - wanted).norm() / wanted.norm()) < 0.1
 
 
-def test_compiling_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["clip-vit", "transformers-clip"])
+def test_compiling_changes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated by the compiler's front; its code generation would need a C++ compiler."""
     from cma_tune.clip import context_prompts
 
-    learner = coop(TextOptions(), monkeypatch)
+    learner = coop(TextOptions(), monkeypatch, family)
     expected, wanted = learner.text_features(), gradient(learner)
     compiled = torch.compile(context_prompts.encode_packed, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(context_prompts, "_compiled", lambda: compiled)

@@ -37,10 +37,13 @@ def full_length_text_features(backbone: Backbone, learner: ContextLearner, conte
     return nn.functional.normalize(torch.stack(features), dim=-1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     family=st.sampled_from(
-        ["clip-vit", "clip-eos", "coca", "coca-correct-mask", "siglip", "hf-roberta-mean"]
+        [
+            *("clip-vit", "clip-eos", "coca", "coca-correct-mask", "siglip", "hf-roberta-mean"),
+            *("transformers-clip", "transformers-metaclip2", "transformers-siglip"),
+        ]
     ),
     names=NAMES,
     tokens=st.integers(1, 4),

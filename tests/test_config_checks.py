@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from cma_tune.config import (
     LossConfig,
     OptimConfig,
     Run,
+    SourceConfig,
     ZeroShotConfig,
     expand,
     slug,
 )
 from cma_tune.errors import UserError
 from cma_tune.method_options import ClipAdapterConfig, KgCoOpConfig, TcpConfig, TipConfig
+from cma_tune.protocols.selection import choices
 
 NAN = float("nan")
 
@@ -39,7 +41,15 @@ NAN = float("nan")
         ({"shots": [0]}, "Expected --shots of at least 1, got 0."),
         ({"seeds": [-1]}, "Expected --seeds from 0 to 4294967295, got -1."),
         ({"seeds": [2**32]}, "Expected --seeds from 0 to 4294967295, got 4294967296."),
-        ({"weights": ["recipe"]}, "Expected the release's form of the loss for its λ"),
+        (
+            {"weights": ["recipe", 0.0], "loss": LossConfig("sum")},
+            "Expected the release's form of the loss for its λ, got --loss.reduction sum; leave it "
+            "out (it is mean with 'recipe'), or give numbers in --weights.",
+        ),
+        (
+            {"weights": ["recipe"], "loss": LossConfig("mean", False)},
+            "Expected the release's form of the loss for its λ, got --loss.normalize false; leave it out",
+        ),
         ({"select_weight": True}, "Expected several λ in --weights to select among, got [0.0]."),
         ({"workers": -1}, "Expected --workers of at least 0, got -1."),
         ({"eval_batch_size": 0}, "Expected --eval_batch_size of at least 1, got 0."),
@@ -85,6 +95,8 @@ def test_the_defaults_and_the_edges_pass(tmp_path: Path) -> None:
         {},
         {"weights": [0.0, 1.0], "seeds": [0, 2**32 - 1], "select_weight": True},
         {"weights": ["recipe"], "loss": LossConfig("mean", True)},
+        {"weights": ["recipe", 0.0]},
+        {"weights": ["recipe"], "loss": LossConfig(normalize=True)},
         {"train_features": "stored", "views": 3, "output": str(tmp_path)},
         {"optim": OptimConfig(epochs=1, warmup_lr=0.0, momentum=0.0, weight_decay=0.0)},
     ):
@@ -115,6 +127,53 @@ def test_a_sweep_is_every_combination_once() -> None:
 def test_a_weight_that_is_also_the_recipes_is_one_run() -> None:
     config = FewShotConfig(dataset="dtd", shots=[16], weights=["recipe", 0.7], loss=LossConfig("mean", True))
     assert len(expand("few-shot", config)) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "given", "form"),
+    [
+        (["recipe", 0.0], LossConfig(), LossConfig("mean", True)),
+        (["recipe"], LossConfig(reduction="mean"), LossConfig("mean", True)),
+        ([0.0, 0.5], LossConfig(), LossConfig("sum", False)),
+        ([0.5], LossConfig(normalize=True), LossConfig("sum", True)),
+    ],
+)
+def test_a_recipe_brings_the_releases_form_of_the_loss(
+    weights: list[Any], given: LossConfig, form: LossConfig
+) -> None:
+    config = FewShotConfig(dataset="dtd", weights=weights, loss=given)
+    runs = expand("few-shot", config)
+    assert [run.config.loss for run in runs] == [form] * len(weights)  # type: ignore[union-attr]
+    assert [r.digest() for r in runs] == [r.digest() for r in expand("few-shot", replace(config, loss=form))]
+    assert runs[0].identity()["loss"] == asdict(form)
+
+
+def test_the_committed_records_are_still_the_same_runs() -> None:
+    paths = list((Path(__file__).parents[1] / "benchmarks/results").rglob("record.json"))
+    blocks = {"loss": LossConfig, "optim": OptimConfig, "augment": AugmentConfig, "context": ContextConfig}
+    assert paths
+    for path in paths:
+        content = json.loads(path.read_text())
+        config = content["config"]
+        known = {entry.name for entry in fields(FewShotConfig)}
+        values = {key: value for key, value in config.items() if key in known}
+        values |= {key: kind(**config[key]) for key, kind in blocks.items()}
+        values |= {"source": SourceConfig(**config["source"])}
+        again = FewShotConfig(**values)
+        if content["selection"]:
+            again = replace(again, weights=[weight for weight, _ in content["selection"]["candidates"]])
+            run = choices(expand("few-shot", again))[0]
+        else:
+            (run,) = expand("few-shot", again)
+        assert run.digest() == content["run"], path
+
+
+def test_a_catalogue_of_ones_own_gives_recipe_a_meaning() -> None:
+    config = FewShotConfig(dataset="birds", weights=["recipe", 0.0], shots=[1, 16])
+    for own, expected in (({0: 0.3}, [0.3, 0, 0.3, 0]), ({1: 0.0, 16: 0.7}, [0, 0.7, 0])):
+        assert [run.config.weights[0] for run in expand("few-shot", config, own)] == expected  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="for 'birds' at 16 shots"):
+        expand("few-shot", config, {1: 0.3})
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_these_are_the_configs() -> None:
         "few_shot/kgcoop_rn50.yaml",
         "few_shot/linear_probe_rn50.yaml",
         "few_shot/linear_probe_text_rn50.yaml",
+        "few_shot/lora_vit_b16.yaml",
         "few_shot/lp_plus_plus_rn50.yaml",
         "few_shot/prograd_rn50.yaml",
         "few_shot/tcp_vit_b16.yaml",
@@ -196,7 +197,10 @@ def test_epochs_follow_the_shots() -> None:
     assert {of(run).shots[0]: of(run).optim.epochs for run in runs} == expected
 
 
-@pytest.mark.parametrize(("dataset", "shots"), [("dtd", 3), ("digits", 16), ("folder:x", 1)])
-def test_where_the_release_has_no_weight_one_must_be_given(dataset: str, shots: int) -> None:
-    with pytest.raises(UserError, match=rf"Expected a λ of the release for '{dataset}' at {shots} shots"):
+@pytest.mark.parametrize(
+    ("dataset", "shots", "at"),
+    [("dtd", 3, "3 shots"), ("digits", 16, "16 shots"), ("folder:x", 1, "1 shot")],
+)
+def test_where_the_release_has_no_weight_one_must_be_given(dataset: str, shots: int, at: str) -> None:
+    with pytest.raises(UserError, match=rf"Expected a λ of the release for '{dataset}' at {at}, but it "):
         recipe_weight(dataset, shots)

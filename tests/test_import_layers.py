@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "method_options recipes",
     "options": "config",
     "companion_options": "config",
-    "records": "config errors files",
+    "records": "config errors files method_options",
     "predictions": "errors files",
     "checks": "companion_options config errors method_options",
     "arguments": "errors",
@@ -48,14 +48,15 @@ MAY_IMPORT: dict[str, str] = {
     "report": "companion_options config errors files metrics predictions recipes records",
     "predict": "clip data errors learners",
     "protocols": (
-        "build checks config data errors files learners messages method_options metrics options predictions "
-        "processes recipes records source_options trackers train"
+        "build checkpoint checks config data errors files learners messages method_options metrics options "
+        "predictions processes recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
         "metrics predictions processes records source_options trackers train"
     ),
-    "commands": "companion companion_options config options predict protocols report",
+    "inspection": "build config data errors files learners metrics options records report",
+    "commands": "companion companion_options config inspection options predict protocols report",
     "cli": "arguments commands errors messages",
     "__main__": "cli",
     "__init__": "losses metrics processes",

@@ -78,7 +78,8 @@ def by_hand(learner: Lora) -> nn.Module:
         roots["text"] = "text.transformer.resblocks"
     used = set()
     for root in roots.values():
-        for index, block in enumerate(model.get_submodule(root)):
+        blocks: Any = model.get_submodule(root)
+        for index, block in enumerate(blocks):
 
             def change(path: str, root: str = root, index: int = index) -> Tensor | float:
                 name = f"base_model.model.{root}.{index}.{path}"

@@ -23,6 +23,7 @@ from cma_tune.learners import from_pretrained
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.cross_dataset import cross_dataset
 from cma_tune.records import load_record
+from cma_tune.report import build_tables
 
 
 @pytest.fixture
@@ -113,6 +114,23 @@ def test_the_figures_are_those_of_the_learned_prompt_on_every_target(
     assert len(list((tmp_path / "cross-dataset").rglob("record.json"))) == 2
 
 
+def test_the_source_may_stand_among_the_targets(
+    tmp_path: Path, loads: list[str], few: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (record,) = cross_dataset(config_for(tmp_path, ["digits", few]))
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert "digits (source)" in lines and "mean without the source" in lines
+    figures = record.figures
+    assert figures["accuracy: digits"] == figures["source_accuracy"]
+    assert figures["zero_shot_accuracy: digits"] == pytest.approx(by_hand(None, "digits"))
+    for kind in ("", "zero_shot_"):
+        assert figures[f"{kind}mean_accuracy"] == figures[f"{kind}accuracy: {few}"]
+    (table,) = [table for table in build_tables([record]) if table.protocol == "cross-dataset"]
+    assert table.columns == ("digits (source)", few, "mean of targets")
+    plain, learned = ([cell.mean for cell in row.cells if cell] for row in table.rows)
+    assert learned[0] == figures["source_accuracy"] and plain[0] == figures["zero_shot_accuracy: digits"]
+
+
 def test_a_saved_prompt_gives_the_same_without_its_dataset(
     tmp_path: Path, loads: list[str], fits: list[str], few: str
 ) -> None:
@@ -186,7 +204,7 @@ def test_domain_generalization_is_the_same_under_its_own_name(
     [
         ({"targets": []}, "at least one dataset in --targets, got none"),
         ({"targets": ["shapes", "shapes"]}, "every dataset of --targets once"),
-        ({"targets": ["digits"]}, "other datasets in --targets than the source"),
+        ({"targets": ["digits"]}, "another dataset in --targets than the source, got 'digits' alone"),
         ({"targets": ["shapez"]}, "did you mean 'shapes'"),
         ({"targets": ["folder:/no/such"]}, "/no/such"),
         ({"context": ContextConfig(per_class=True)}, "Expected a shared context"),

@@ -63,7 +63,8 @@ def test_a_record_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert record.dataset["name"] == "digits" and "embedded" in record.dataset["origin"]
     assert record.backbone["weights"] == backbone().weights_digest
     assert record.backbone["preprocessing"] == backbone().preprocessing.digest()
-    assert set(record.figures) == {"accuracy", "validation_accuracy", "class_similarity", "modal_similarity"}
+    similarities = {"class_similarity", "modal_similarity"}
+    assert set(record.figures) == {"accuracy", "validation_accuracy", "ece", *similarities}
     assert set(record.per_class) == {"test"} and list(record.per_class["test"]) == list(split.class_names)
     counts = [sum(item.label == label for item in split.test) for label in range(10)]
     percents = [value for value in record.per_class["test"].values() if value is not None]

@@ -43,7 +43,14 @@ OTHERS = [name for name in get_args(LearnerName) if name not in ("coop", "cocoop
 def config(name: str, output: Path, **changes: Any) -> FewShotConfig:
     weights = [0.0] if name in UNTRAINED else [0.0, 0.5]
     optim = OptimConfig(epochs=2, batch_size=7, lr=0.01)
-    return few_shot_config(output, learner=name, optim=optim, weights=weights, **changes)
+    features = features_of(name)
+    return few_shot_config(
+        output, learner=name, optim=optim, weights=weights, train_features=features, **changes
+    )
+
+
+def features_of(name: str) -> str:
+    return "live" if name in TRAINS_IMAGES else "stored"
 
 
 def test_every_method_is_known_everywhere() -> None:
@@ -65,7 +72,7 @@ def test_few_shot_leaves_what_can_be_read_again(name: str, tmp_path: Path) -> No
         assert record.learner == name and record.run == run.digest()
         assert ("cma" in record.training["losses"]) == (record.weight > 0)
         learner = from_pretrained(run.prompt_folder(), backbone())
-        features, _ = setup.test_features()
+        features, _ = setup.test_features(learner)
         predicted = load_file(run.folder() / FILE)["test"][:, 0]
         assert torch.equal(learner(features).logits.argmax(dim=1), predicted)
     again = few_shot(config(name, tmp_path), Setup(config(name, tmp_path), backbone()))
@@ -74,7 +81,8 @@ def test_few_shot_leaves_what_can_be_read_again(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_base_to_novel_takes_what_goes_to_other_classes(name: str, tmp_path: Path) -> None:
-    one = base_to_novel_config(tmp_path, learner=name, optim=OptimConfig(epochs=1, batch_size=7))
+    optim = OptimConfig(epochs=1, batch_size=7)
+    one = base_to_novel_config(tmp_path, learner=name, optim=optim, train_features=features_of(name))
     if name in OWN_CLASSES:
         with pytest.raises(ValueError, match=f"for base-to-novel, got {name}, which learns"):
             base_to_novel(one)
@@ -146,6 +154,8 @@ class Stopping(StoredBatches):
         ("linear_probe_text", Recipe(4, "adamw", lr=0.01)),
         # α moves at every tenth step, which lies behind the kill.
         ("lp_plus_plus", Recipe(4, lr=0.1, schedule="constant")),
+        # Dropout is drawn for each step.
+        ("lora", Recipe(4, "adamw", lr=0.01, cma_weight=0.3)),
     ],
 )
 def test_optimisers_and_steps_of_their_own_go_on_where_they_were(
@@ -153,6 +163,8 @@ def test_optimisers_and_steps_of_their_own_go_on_where_they_were(
 ) -> None:
     names = ("cat", "red dog", "ship")
     features, labels = random_features(12, len(names))
+    if name in TRAINS_IMAGES:
+        features = torch.randn(1, 12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     def made() -> Learner:
         given = Given(backbone(), names, ["a {}."], 3, lambda: Support(features[0], labels))

@@ -39,6 +39,12 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert load_record(tmp_path / "a/b/record.json") == record
     assert (record.shots, record.seed, record.weight, record.learner) == (4, 2, 0.3, "coop")
     assert record.headline() == "accuracy 61.25, validation accuracy 60.00"
+    halves = {"base_accuracy": 80.0, "novel_accuracy": 60.0, "harmonic_mean": 68.571}
+    among = {f"{name}_among_all": 1.0 for name in halves}
+    assert replace(record, figures=halves | among).headline() == "base 80.00, novel 60.00, H 68.57"
+    means = {"mean_accuracy": 41.5, "zero_shot_mean_accuracy": 30.0, "source_accuracy": 80.0}
+    transfer = replace(record, figures={"accuracy: dtd": 1.0, "zero_shot_accuracy: dtd": 2.0, **means})
+    assert transfer.headline() == "mean of targets 41.50, by zero-shot 30.00, source 80.00"
     assert "NaN" not in (tmp_path / "a/b/record.json").read_text()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import runpy
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cma_tune.config import BaseToNovelConfig
 from cma_tune.data.catalog import CATALOG
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "paper"
@@ -37,7 +37,9 @@ def test_there_is_a_script_for_each_of_the_eleven_and_it_runs_its_own(
 
 def test_the_recipes_are_the_papers(rows: Any) -> None:
     def recipes(protocol: str) -> list[Any]:
-        return [rows.recipe(protocol, name, "dtd", "data", "runs") for name in rows.RECIPES[protocol]]
+        chosen = {"data_root": "data", "output": "runs", "workers": 3, "seeds": None}
+        options = Namespace(**chosen, dry_run=False, quick=False)
+        return [rows.recipe(protocol, name, "dtd", options) for name in rows.RECIPES[protocol]]
 
     coop, cma = recipes("few-shot")
     for config in (coop, cma):
@@ -47,9 +49,10 @@ def test_the_recipes_are_the_papers(rows: Any) -> None:
             [1, 2, 3],
         )
         assert (config.dataset, config.data_root, config.output) == ("dtd", "data", "runs")
-    assert (coop.weights, cma.weights) == ([0.0], ["recipe"])
+        assert (config.workers, config.protocol) == (3, "few-shot")
+    assert (coop.weights, cma.weights) == ([0.0], ["recipe"]) and coop.zero_shot > cma.zero_shot
     (novel,) = recipes("base-to-novel")
-    assert isinstance(novel, BaseToNovelConfig) and novel.backbone == "ViT-B-16-quickgelu"
+    assert novel.protocol == "base-to-novel" and novel.backbone == "ViT-B-16-quickgelu"
     assert len(novel.weights) == 11 and novel.shots == [16]
 
 
@@ -67,3 +70,19 @@ def test_quick_runs_everything_on_a_miniature(
         *("CoOp", "CoOp + CMA, λ=1"),
     ]
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_mistakes_are_sentences_and_a_dry_run_says_what_is_missing(
+    rows: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = ["--data-root", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit, match="2"):
+        rows.main("dtd", [*place, "--seeds", "-"])
+    assert capsys.readouterr().err.startswith("dtd.py: Expected")
+    with pytest.raises(SystemExit, match="1"):
+        rows.main("dtd", [*place, "--dry-run", "--seeds", "1,2"])
+    out = capsys.readouterr().out
+    # Five shots and two seeds, with zero-shot; then those of CoOp + CMA, and eleven λ base-to-novel.
+    for runs in (11, 10, 22):
+        assert f"{runs} runs: 0 done, {runs} to do" in out
+    assert out.count("missing for dtd: Expected") == 3 and not (tmp_path / "runs").exists()

@@ -55,27 +55,44 @@ def test_differences_outside_both_intervals_are_marked() -> None:
     # The paper's CoOp on DTD: 45.13 ± 1.52 at 1 shot, 63.20 ± 0.58 at 16; CoOp + CMA 44.60 ± 1.62 at 1.
     records = [
         zero_shot(42.32, ZeroShotConfig(dataset="dtd", **RN50)),  # type: ignore[arg-type]
-        *few_shot({1: [46.0, 48.0], 16: [62.5, 62.7], 4: [50.0]}, config=dtd()),
-        *few_shot({1: [40.0, 49.0]}, weight=0.4, config=dtd()),
+        *few_shot({1: [46.0, 47.0, 48.0], 16: [62.5, 62.6, 62.7], 4: [50.0]}, config=dtd()),
+        *few_shot({2: [30.0, 31.0], 8: [20.0, 20.0, 20.0]}, config=dtd()),
+        *few_shot({1: [40.0, 44.5, 49.0]}, weight=0.4, config=dtd()),
         *few_shot({1: [10.0]}, weight=0.3, config=dtd()),  # not the release's: no counterpart
     ]
     assert rows(records) == [
-        ["dtd", "Zero-shot", "42.32", "42.32", "+0.00", "–"],
-        ["dtd", "CoOp, 1 shot", "47.00 ± 1.39", "45.13 ± 1.52", "+1.87", "yes"],
+        ["dtd", "Zero-shot", "42.32", "42.32", "+0.00", "equal"],
+        ["dtd", "CoOp, 1 shot", "47.00 ± 0.92", "45.13 ± 1.52", "+1.87", "yes"],
+        ["dtd", "CoOp, 2 shots", "30.50 ± 0.69", "47.40 ± 1.44", "−16.90", "–"],  # two seeds
         ["dtd", "CoOp, 4 shots", "50.00", "53.63 ± 0.96", "−3.63", "–"],
-        ["dtd", "CoOp, 16 shots", "62.60 ± 0.14", "63.20 ± 0.58", "−0.60", "yes"],
-        ["dtd", "CoOp + CMA, λ=0.4, 1 shot", "44.50 ± 6.24", "44.60 ± 1.62", "−0.10", "no"],
+        ["dtd", "CoOp, 8 shots", "20.00 ± 0.00", "58.90 ± 0.73", "−38.90", "–"],  # three that agree
+        ["dtd", "CoOp, 16 shots", "62.60 ± 0.09", "63.20 ± 0.58", "−0.60", "yes"],
+        ["dtd", "CoOp + CMA, λ=0.4, 1 shot", "44.50 ± 4.16", "44.60 ± 1.62", "−0.10", "no"],
     ]
     # Within one of the two is not outside both.
-    near = few_shot({1: [46.0, 47.0]}, config=dtd())  # 46.5 ± 0.69: 1.37 away, within the paper's 1.52
+    near = few_shot({1: [46.0, 46.5, 47.0]}, config=dtd())  # 1.37 away, within the paper's 1.52
     assert rows(near)[0][-1] == "no"
+
+
+def test_zero_shot_without_an_interval_is_equal_or_differs() -> None:
+    # The paper's on DTD is 42.32: one image of the 1,692 more is 42.38.
+    def verdict(accuracy: float, **backbone: str) -> tuple[str, ...]:
+        config = ZeroShotConfig(dataset="dtd", **{**RN50, **backbone})  # type: ignore[arg-type]
+        (sheet,) = against_paper(build_tables([zero_shot(accuracy, config)]))
+        assert any("Zero-shot has no seeds" in note for note in sheet.notes)
+        return tuple(map(shown, sheet.rows[0][-2:]))
+
+    assert verdict(42.3249) == ("+0.00", "equal") and verdict(42.3168) == ("−0.00", "equal")
+    assert verdict(42.38) == ("+0.06", "differs") and verdict(42.31) == ("−0.01", "differs")
+    assert verdict(42.32, backbone="RN101") == ("+0.00", "–")  # another backbone's is not judged
 
 
 def test_novel_accuracy_by_lambda_and_a_word_on_other_backbones() -> None:
     config = BaseToNovelConfig(dataset="eurosat", backbone="ViT-B-16-quickgelu", pretrained="openai")
-    records = [*base_to_novel([(90, 60), (90, 62)], 0.2, config), *base_to_novel([(90, 10)], 0.25, config)]
+    records = [*base_to_novel([(90, 60), (90, 61), (90, 62)], 0.2, config)]
+    records += base_to_novel([(90, 10)], 0.25, config)
     assert rows(records) == [
-        ["eurosat", "CoOp + CMA, λ=0.2, 16 shots", "61.00 ± 1.39", "61.13 ± 1.52", "−0.13", "no"]
+        ["eurosat", "CoOp + CMA, λ=0.2, 16 shots", "61.00 ± 0.92", "61.13 ± 1.52", "−0.13", "no"]
     ]
     (sheet,) = against_paper(build_tables(records))
     assert not any("backbone" in note for note in sheet.notes)
@@ -100,7 +117,7 @@ def test_nothing_of_the_papers_is_a_sentence() -> None:
 
 
 def test_the_command_line_puts_them_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, one in enumerate(few_shot({1: [46.0, 48.0]}, config=dtd())):
+    for number, one in enumerate(few_shot({1: [46.0, 47.0, 48.0]}, config=dtd())):
         save_record(tmp_path / str(number), one)
     main(["report", str(tmp_path), "--against", "paper", "--format", "csv"])
     (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))

@@ -239,6 +239,8 @@ def test_a_copy_of_a_run_is_no_second_seed_and_a_contradiction_is_refused() -> N
     (one,) = few_shot({1: [70.0]})
     table = accuracy([one, replace(one)])
     assert cells(table) == {"CoOp": ["70.00"]}
+    later = replace(one, figures={**one.figures, "ece": 3.0})  # of a time when records held more
+    assert cells(accuracy([one, later])) == cells(accuracy([later, one])) == {"CoOp": ["70.00"]}
     with pytest.raises(
         UserError, match=r"Expected one result for few-shot with CoOp.*1 shot, seed 1, got two"
     ):

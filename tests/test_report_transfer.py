@@ -49,7 +49,11 @@ def test_saved_prompts_of_known_runs_are_seeds_and_other_targets_another_table(t
     second = replace(second, config={**second.config, "prompt": "digest"})
     (table,) = build_tables([first, second])
     assert [len(cell.values) for cell in table.rows[1].cells if cell] == [2, 2, 2, 2]
-    assert len(build_tables([first, *transfer([(50.0, 30.0)], targets=["dtd"])])) == 2
+    titles = [t.title for t in build_tables([first, *transfer([(50.0, 30.0)], targets=["dtd"])])]
+    assert [title.partition(", backbone embedded")[2] for title in titles] == [
+        ", targets dtd",
+        ", targets dtd, eurosat",
+    ]
     assert draw_figures([first, second], tmp_path) == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from tiny_runs import backbone, coop, cpu, few_shot_config, random_features
 from torch import Tensor
 
@@ -26,19 +26,6 @@ from cma_tune.train import Recipe, evaluate, fit
 
 NAMES = ("cat", "red dog", "ship", "aeroplane")
 ABSENT = 3
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate's state is one for the process; a test of another precision needs its own."""
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
 
 
 def learners() -> dict[str, Learner]:
@@ -59,7 +46,7 @@ def test_the_figures_are_those_of_a_plain_loop(kind: str) -> None:
     learner = learners()[kind]
     features, labels = data()
     found = evaluate(learner, features, labels, cpu(), batch_size=7)
-    right, own, any_class = [], [], []
+    right, own, any_class, sure = [], [], [], []
     for image, label in zip(features, labels.tolist(), strict=True):
         with torch.no_grad():
             text = learner.text_features(image[None])
@@ -67,11 +54,18 @@ def test_the_figures_are_those_of_a_plain_loop(kind: str) -> None:
         right.append(cosines.index(max(cosines)) == label)
         own.append(cosines[label])
         any_class.append(sum(cosines) / len(cosines))
+        powers = [math.exp(float(learner.backbone.scale) * cosine) for cosine in cosines]
+        sure.append(max(powers) / sum(powers))
     assert found.images == len(labels)
     assert found.accuracy == pytest.approx(100 * sum(right) / len(right), abs=1e-9)
     assert 0 < found.accuracy < 100
     assert found.class_similarity == pytest.approx(sum(own) / len(own), abs=1e-6)
     assert found.modal_similarity == pytest.approx(sum(any_class) / len(any_class), abs=1e-6)
+    ece = 0.0
+    for number in range(15):
+        members = [i for i, value in enumerate(sure) if number < 15 * value <= number + 1]
+        ece += abs(sum(right[i] - sure[i] for i in members)) / len(right)
+    assert found.ece == pytest.approx(100 * ece, abs=1e-3) and found.ece > 1
     for label, percent in enumerate(found.per_class):
         mine = [hit for hit, other in zip(right, labels.tolist(), strict=True) if other == label]
         assert percent == (None if label == ABSENT else pytest.approx(100 * sum(mine) / len(mine)))
@@ -96,6 +90,7 @@ def test_the_batch_size_does_not_matter(kind: str) -> None:
     for batch_size in (1, 4, 31):
         found = evaluate(learner, *data(), cpu(), batch_size)
         assert (found.accuracy, found.per_class) == (expected.accuracy, expected.per_class)
+        assert found.ece == pytest.approx(expected.ece, abs=1e-3)
         assert found.class_similarity == pytest.approx(expected.class_similarity, abs=1e-6)
         assert found.modal_similarity == pytest.approx(expected.modal_similarity, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Tokenizers of every form open_clip's models read with, of a handful of words, made without a download."""
+"""Tokenizers of every form image-text models read with, of a handful of words, made without a download."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import transformers
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from cma_tune.clip.loading import TransformersTokenizer
 
 CONTEXT_LENGTH = 24
 
@@ -59,6 +61,16 @@ def _unigram(specials: list[str], form: list[str]) -> Tokenizer:
     return _with_form(tokenizer, form)
 
 
+def _clip() -> Any:
+    """As transformers reads for CLIP: lower case, the end has the highest id and is the padding too."""
+    tokenizer = _byte_level([], ["$A"])
+    tokenizer.normalizer = normalizers.Lowercase()
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer.add_special_tokens([start, end])
+    _with_form(tokenizer, [start, "$A", end])
+    return _fast(tokenizer, pad_token=end, bos_token=start, eos_token=end, unk_token=end)
+
+
 def _with_form(tokenizer: Tokenizer, form: list[str]) -> Tokenizer:
     tokens = [(part, tokenizer.token_to_id(part)) for part in form if part != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(form), special_tokens=tokens)
@@ -70,6 +82,8 @@ def tiny_transformers_tokenizer(kind: str) -> Any:
     if kind == "roberta":
         tokenizer = _byte_level(["<s>", "<pad>", "</s>", "<unk>"], ["<s>", "$A", "</s>"])
         return _fast(tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    if kind == "hf-clip":
+        return _clip()
     if kind == "nllb":
         tokenizer = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "eng_Latn"], ["eng_Latn", "$A", "</s>"])
         return _fast(tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -101,3 +115,10 @@ def tiny_tokenizer(kind: str, folder: Path, **options: Any) -> Any:
     return HFTokenizer(
         str(folder), context_length=CONTEXT_LENGTH, **TOKENIZER_OPTIONS.get(kind, {}), **options
     )
+
+
+def tiny_plain_tokenizer(kind: str) -> TransformersTokenizer:
+    """A tokenizer of a kind as transformers' own image-text models are loaded with."""
+    tokenizer = tiny_transformers_tokenizer(kind)
+    tokenizer.model_max_length = CONTEXT_LENGTH
+    return TransformersTokenizer(tokenizer)

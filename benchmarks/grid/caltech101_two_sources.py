@@ -33,7 +33,7 @@ from cma_tune.records import Record, find_results
 ENTRY = CATALOG["caltech101"]
 SPLIT_FILE = str(ENTRY.split_file)
 CMA_TUNE = (sys.executable, "-m", "cma_tune")
-LEARNED = ("--shots=2", "--seeds=1,2", "--weights=0,recipe", "--loss.reduction=mean", "--loss.normalize=true")
+LEARNED = ("--shots=2", "--seeds=1,2", "--weights=0,recipe")
 
 
 def write_table(folder: Path, split: Split, images: Path, stems: bool) -> None:

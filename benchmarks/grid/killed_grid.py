@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -43,7 +42,7 @@ def command(protocol: str, datasets: Sequence[str], work: Path, output: str, epo
     return [
         *(*CMA_TUNE, "grid", protocol, f"--datasets={','.join(datasets)}"),
         *(f"--data-root={work / 'data'}", f"--output={work / output}"),
-        *("--shots=2", "--seeds=1,2", "--weights=0,recipe", "--loss.reduction=mean", "--loss.normalize=true"),
+        *("--shots=2", "--seeds=1,2", "--weights=0,recipe"),
         *(f"--optim.epochs={epochs}", "--train-features=stored"),
         *(["--zero-shot"] if protocol == "few-shot" else []),
     ]
@@ -54,13 +53,16 @@ def finished(folder: Path) -> int:
     return sum(1 for _ in folder.rglob("record.json"))
 
 
-def run_with_kills(line: list[str], output: Path, kills: Sequence[int], log: Path) -> list[int]:
-    """Run to the end, killing the process group when so many runs are finished; numbers at the kills.
+def run_with_kills(line: list[str], output: Path, kills: Sequence[int], log: Path) -> tuple[list[int], float]:
+    """Run to the end, killing the process group when so many runs are finished.
+
+    Returns:
+        How many were finished at the kills; the largest resident set of its processes, in MiB.
 
     Raises:
         SystemExit: the grid ended before a kill, or failed.
     """
-    before, seen = finished(output), []
+    before, seen, peak = finished(output), [], 0.0
     for kill in kills:
         process = _start(line, log)
         while process.poll() is None and finished(output) - before < kill:
@@ -68,11 +70,19 @@ def run_with_kills(line: list[str], output: Path, kills: Sequence[int], log: Pat
         if process.poll() is not None:
             raise SystemExit(f"Expected to kill the grid at {kill} runs, but it ended before; see {log}.")
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        peak = max(peak, _end(process)[1])
         seen.append(finished(output) - before)
-    if _start(line, log).wait():
+    status, last = _end(_start(line, log))
+    if status:
         raise SystemExit(f"Expected the grid to end without a failed run; see {log}.")
-    return seen
+    return seen, max(peak, last)
+
+
+def _end(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Wait for one grid: its status, and the resident set of the largest of its processes in MiB."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss / 1024
 
 
 def _start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -123,15 +133,14 @@ def main() -> None:
         runs, started = per_dataset * len(names), time.perf_counter()
         line = command(protocol, names, work, "runs", options.epochs)
         log = work / f"{protocol}.log"
-        killed = run_with_kills(line, work / "runs", [runs // 3, 2 * runs // 3], log)
+        killed, peak = run_with_kills(line, work / "runs", [runs // 3, 2 * runs // 3], log)
         seconds = time.perf_counter() - started
         check_nothing_left(line, runs)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
         measured[protocol] = {
             "runs": runs,
             "finished when killed": killed,
             "seconds, kills and restarts with it": round(seconds, 1),
-            "peak resident set so far, MiB": peak,
+            "peak resident set, MiB": round(peak),
         }
         subprocess.run(
             command(protocol, whole, work, "whole", options.epochs), check=True, stdout=subprocess.DEVNULL

@@ -1,30 +1,31 @@
 """One dataset's rows of the paper's Table 1, ours beside the published ones: what every script here runs.
 
 python benchmarks/paper/dtd.py --data-root DATA                # the recipes of configs/, hours on a GPU
-python benchmarks/paper/dtd.py --data-root DATA --protocols few-shot --seeds 1
+python benchmarks/paper/dtd.py --data-root DATA --protocols few-shot --seeds 1,2 --workers 2
+python benchmarks/paper/dtd.py --data-root DATA --dry-run      # what is done, to do, missing
 python benchmarks/paper/dtd.py --quick                         # a miniature of the dataset, a minute on a CPU
 
 Few-shot: zero-shot, CoOp and CoOp + CMA with RN50 at 1 to 16 shots. Base-to-novel: novel accuracy by λ with
-ViT-B/16. A script that was killed goes on where it was. With --quick the figures show that everything runs,
-and nothing else: drawn images, the embedded backbone, one epoch.
+ViT-B/16. Each recipe is a grid, so a script that was killed goes on where it was. With --quick the figures
+show that everything runs, and nothing else: drawn images, the embedded backbone, one epoch.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cma_tune.build import Setup
 from cma_tune.cli import parse
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig, shared_entries
 from cma_tune.data.miniature import write_miniature
-from cma_tune.protocols.base_to_novel import base_to_novel
-from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.zero_shot import zero_shot
-from cma_tune.records import Record
+from cma_tune.errors import UserError
+from cma_tune.options import GridConfig
+from cma_tune.protocols.grid import grid
+from cma_tune.protocols.grid_plan import plan
+from cma_tune.records import Record, finished_record
 from cma_tune.report import build_tables
 from cma_tune.report.published import against_paper
 from cma_tune.report.sheets import format_sheets
@@ -37,77 +38,81 @@ RECIPES = {
 
 
 def main(dataset: str, arguments: Sequence[str] | None = None) -> None:
-    """Run the rows of `dataset` and print them beside the paper's."""
+    """Run the rows of `dataset` and print them beside the paper's.
+
+    Raises:
+        SystemExit: with 1, a run failed or data are missing; with 2, a mistake in the command.
+    """
     parser = argparse.ArgumentParser(description=f"{dataset}: rows of the paper's Table 1, ours beside them.")
     parser.add_argument("--data-root", default="data", help="folder that holds the datasets' folders")
     parser.add_argument("--output", default="runs/paper", help="folder of the results")
     parser.add_argument("--protocols", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default those of the recipes: 1 2 3")
+    parser.add_argument(
+        "--seeds", nargs="+", help="as 1,2,3; by default those of the recipes, which are these"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that share the runs, as in a grid")
+    parser.add_argument("--dry-run", action="store_true", help="what is done, to do and missing")
     parser.add_argument("--format", choices=["text", "csv", "markdown", "latex"], default="text")
     parser.add_argument("--quick", action="store_true", help="a miniature and the embedded backbone")
     options = parser.parse_args(arguments)
-    if not options.quick:
-        records = run(dataset, options.protocols, options.data_root, options.output, options.seeds)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            write_miniature(dataset, Path(folder) / "data")
-            records = run(dataset, options.protocols, f"{folder}/data", f"{folder}/runs", options.seeds, True)
-    print(format_sheets(against_paper(build_tables(records)), options.format), end="")
+    try:
+        if not options.quick:
+            ended_well = run(dataset, options)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write_miniature(dataset, Path(folder) / "data")
+                options.data_root, options.output = f"{folder}/data", f"{folder}/runs"
+                ended_well = run(dataset, options)
+    except UserError as error:
+        print(f"{dataset}.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if not ended_well:
+        raise SystemExit(1)
 
 
-def run(
-    dataset: str,
-    protocols: Sequence[str],
-    data_root: str,
-    output: str,
-    seeds: Sequence[int] | None = None,
-    quick: bool = False,
-) -> list[Record]:
-    """The records of a dataset's rows.
+def run(dataset: str, options: argparse.Namespace) -> bool:
+    """Do the grids of a dataset's rows, and print what they gave.
 
     Args:
         dataset: one of the eleven.
-        protocols: "few-shot", "base-to-novel" or both.
-        data_root: folder that holds the datasets' folders.
-        output: folder of the results.
-        seeds: in place of the recipes'.
-        quick: a small backbone, few λ and one epoch in place of the recipes'.
+        options: as `main` takes them.
+
+    Returns:
+        Whether every grid ended well; one that does not stops no other.
 
     Raises:
-        UserError: the dataset is not there; see also the protocols.
+        UserError: see `grid`.
     """
     records: list[Record] = []
-    for protocol in protocols:
-        setup: Setup | None = None
+    ended_well = True
+    for protocol in options.protocols:
         for name in RECIPES[protocol]:
-            config = recipe(protocol, name, dataset, data_root, output)
-            config = replace(config, seeds=list(seeds)) if seeds else config
-            config = quickly(config) if quick else config
-            setup = Setup(config, backbone=setup.backbone if setup else None)
-            if isinstance(config, BaseToNovelConfig):
-                records += base_to_novel(config, setup)
-                continue
-            if not records:
-                records.append(zero_shot(zero_shot_of(config), setup))
-            records += few_shot(config, setup)
-    return records
+            config = recipe(protocol, name, dataset, options)
+            try:
+                grid(config)
+            except SystemExit:  # it has said why
+                ended_well = False
+            records += [one for task in plan(config) if (one := finished_record(task.run)) is not None]
+    if records and not options.dry_run:
+        print(format_sheets(against_paper(build_tables(records)), options.format), end="")
+    return ended_well
 
 
-def recipe(protocol: str, name: str, dataset: str, data_root: str, output: str) -> FewShotConfig:
-    """A recipe of configs/ for one dataset."""
-    flags = {"config": CONFIGS / name, "dataset": dataset, "data-root": data_root, "output": output}
-    config = parse(protocol, [f"--{flag}={value}" for flag, value in flags.items()])
-    assert isinstance(config, FewShotConfig)
-    return config
+def recipe(protocol: str, name: str, dataset: str, options: argparse.Namespace) -> GridConfig:
+    """A recipe of configs/ as a grid over one dataset; zero-shot goes with the first of few-shot."""
+    flags = {"config": CONFIGS / name, "dataset": dataset, "data-root": options.data_root}
+    flags |= {"output": options.output, "workers": options.workers}
+    if options.seeds:
+        flags["seeds"] = ",".join(options.seeds)
+    config = parse("grid", [protocol, *(f"--{flag}={value}" for flag, value in flags.items())])
+    assert isinstance(config, GridConfig)
+    zero_shot = name == RECIPES["few-shot"][0]
+    config = replace(config, zero_shot=zero_shot, dry_run=options.dry_run)
+    return quickly(config) if options.quick else config
 
 
-def zero_shot_of(config: FewShotConfig) -> ZeroShotConfig:
-    """The zero-shot run that stands beside a few-shot config."""
-    return ZeroShotConfig(**shared_entries(ZeroShotConfig, config))
-
-
-def quickly(config: FewShotConfig) -> FewShotConfig:
-    """The same run on a miniature: its two training images per class stand for all shots of the recipe."""
+def quickly(config: GridConfig) -> GridConfig:
+    """The same grid on a miniature: its two training images per class stand for all shots of the recipe."""
     return replace(
         config,
         backbone="embedded",

@@ -100,8 +100,8 @@ class ContextPrompts:
         options, layers = self.backbone.text_options, self.backbone.tower.layers
         if len(deep) >= layers or (deep and not isinstance(self.backbone.tower, NativeTextTower)):
             raise UserError(
-                f"Expected at most {layers - 1} deep contexts, for open_clip's own text transformer, got "
-                f"{len(deep)} for '{self.backbone.name}'."
+                f"Expected at most {layers - 1} deep contexts, for a text transformer whose blocks are "
+                f"at hand, got {len(deep)} for '{self.backbone.name}'."
             )
         order, rank, processes = self._order, 0, 1
         if same_on_every_process and options.split_over_processes and dist.is_initialized():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,16 +93,17 @@ def own_tokens(tower: NativeTextTower, ids: Tensor, shared: int) -> list[tuple[l
     its padding token stands among the words.
     """
     length = ids.shape[1]
-    if not tower.appended_cls:
+    parts = tower.parts
+    if not parts.appended_cls:
         return [(list(range(shared, int(end) + 1)), True) for end in tower.pooled_index(ids)]
     kept = []
-    for row in (ids != tower.pad_id).int():
+    for row in (ids != parts.pad_id).int():
         words = int(row.sum())
         if int(row[:words].sum()) != words:
             return None
         # open_clip's original CoCa shifts its mask by one: the first pad is seen, the class token is not.
-        seen = min(words + int(tower.shifted_pad_mask), length)
-        sees_itself = not tower.shifted_pad_mask or words == length
+        seen = min(words + int(parts.shifted_pad_mask), length)
+        sees_itself = not parts.shifted_pad_mask or words == length
         kept.append(([*range(shared, seen), length], sees_itself))
     return kept
 
@@ -118,13 +118,13 @@ def pack(
     """Pack some classes.
 
     Args:
-        tower: a causal tower of open_clip's own blocks.
+        tower: a causal tower.
         layout: of all classes; on the tower's device.
         classes: ``[C']``, which ones, ordered such that equal numbers of own tokens are neighbours.
         shared: P, from `shared_tokens`.
         own: of all classes, from `own_tokens`.
     """
-    text: Any = tower.text
+    parts = tower.parts
     device = layout.ids.device
     chosen = [int(c) for c in classes]
     rows = [chosen[0]] * shared + [c for c in chosen for _ in own[c][0]]
@@ -137,15 +137,14 @@ def pack(
                 places.append(position if position < shared else place_of[c, position])
                 of_class.append(c)
                 of_slot.append(slot)
-    dtype = text.transformer.get_cast_dtype()
     with torch.no_grad():
         column = torch.tensor(columns, device=device)
-        positions = text.positional_embedding[column].to(dtype)
+        positions = parts.positions[column].to(parts.dtype)
         appended = column == layout.ids.shape[1]
         ids = layout.ids[torch.tensor(rows, device=device), column.masked_fill(appended, 0)]
-        tokens = tower.token_embeddings(ids).to(dtype)
-        if tower.appended_cls:
-            tokens[appended] = text.cls_emb.to(dtype)
+        tokens = tower.token_embeddings(ids).to(parts.dtype)
+        if parts.appended_cls:
+            tokens[appended] = parts.class_embedding.to(parts.dtype)
     buckets: list[Bucket] = []
     for (length, sees_itself), group in groupby((len(own[c][0]), own[c][1]) for c in chosen):
         count = len(list(group))

@@ -17,12 +17,12 @@ Position = Literal["end", "middle", "front"]
 
 
 class PromptTokenizer:
-    """Any open_clip tokenizer, taken apart into start tokens, words, end tokens and padding.
+    """Any tokenizer of an image-text model, taken apart into start tokens, words, end tokens and padding.
 
     The parts are read off what the tokenizer does with an empty text, so no family needs a case of its own.
 
     Args:
-        tokenizer: open_clip's tokenizer (called with texts, gives ids ``[N, context_length]``).
+        tokenizer: called with texts, gives ids ``[N, context_length]``, as open_clip's are.
         context_length: the text tower's longest sequence.
         name: the backbone's name, for errors.
 
@@ -107,7 +107,7 @@ class PromptTokenizer:
         Raises:
             UserError: a prompt is longer than the context, or holds a special token, naming its class.
         """
-        special = {*self.start_ids, *self.end_ids, *self.tail_ids}
+        special = {*self.start_ids, *(self.end_ids or [self.pad_id]), *self.tail_ids}
         # Where end and padding are one token (SigLIP), at least one of it must follow the words.
         specials = len(self.start_ids) + max(1, len(self.end_ids)) + len(self.tail_ids)
         rows = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cma_tune.errors import UserError, nearest
@@ -19,13 +21,28 @@ EMBEDDED = "embedded"
 HUB, FOLDER = "hf-hub:", "local-dir:"
 """open_clip's prefixes of names that bring their own weights."""
 
+TRANSFORMERS, TRANSFORMERS_FOLDER = "transformers:", "transformers-dir:"
+"""Prefixes of models in transformers' form, on the Hub and in a folder; they bring their weights too."""
+
+_REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+/?")
+
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")
 """What open_clip takes for weights in a folder."""
 
 
 def brings_weights(name: str) -> bool:
     """Whether `name` alone says which weights; a tag or checkpoint beside it means nothing then."""
-    return name == EMBEDDED or name.startswith((HUB, FOLDER))
+    return name == EMBEDDED or name.startswith((HUB, FOLDER)) or is_transformers_name(name)
+
+
+def is_transformers_name(name: str) -> bool:
+    """Whether transformers loads it."""
+    return name.startswith((TRANSFORMERS, TRANSFORMERS_FOLDER))
+
+
+def transformers_source(name: str) -> str:
+    """The repo or folder that transformers is to load."""
+    return name.removeprefix(TRANSFORMERS_FOLDER).removeprefix(TRANSFORMERS)
 
 
 def check_backbone_name(name: str, pretrained: str | None = None, model_config: str | None = None) -> None:
@@ -36,9 +53,15 @@ def check_backbone_name(name: str, pretrained: str | None = None, model_config: 
     """
     if name == EMBEDDED:
         return
-    if name.startswith(HUB):
-        if name.removeprefix(HUB).strip("/").count("/") != 1:
-            raise UserError(f"Expected a Hub name like 'hf-hub:ORG/REPO', got '{name}'.")
+    for prefix, folder in ((HUB, FOLDER), (TRANSFORMERS, TRANSFORMERS_FOLDER)):
+        if name.startswith(prefix):
+            if not _REPO.fullmatch(name.removeprefix(prefix)):
+                raise UserError(
+                    f"Expected a Hub name like '{prefix}ORG/REPO', got '{name}'; a folder is '{folder}PATH'."
+                )
+            return
+    if name.startswith(TRANSFORMERS_FOLDER):
+        _check_transformers_folder(Path(name.removeprefix(TRANSFORMERS_FOLDER)))
         return
     if name.startswith(FOLDER):
         _check_folder(Path(name.removeprefix(FOLDER)))
@@ -50,8 +73,8 @@ def check_backbone_name(name: str, pretrained: str | None = None, model_config: 
     known = open_clip.list_models()
     if model_config is None and name not in known:
         raise UserError(
-            f"Expected a backbone that open_clip knows, 'hf-hub:…', 'local-dir:…' or '{EMBEDDED}', "
-            f"got '{name}'{nearest(name, [*known, EMBEDDED])}."
+            f"Expected a backbone that open_clip knows, '{HUB}…', '{FOLDER}…', '{TRANSFORMERS}…', "
+            f"'{TRANSFORMERS_FOLDER}…' or '{EMBEDDED}', got '{name}'{nearest(name, [*known, EMBEDDED])}."
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
@@ -88,6 +111,41 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+_TRANSFORMERS_FILES = {
+    "weights": ("*.safetensors",),
+    "a tokenizer": ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model"),
+    "an image processor": ("preprocessor_config.json", "processor_config.json"),
+}
+"""What a folder that transformers saved must hold beside its config, and what the files may be called."""
+
+
+def _check_transformers_folder(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"Expected a folder with config.json at {folder}, but there is none; check the path, or use "
+            f"'{TRANSFORMERS}ORG/REPO' for the Hub."
+        )
+    content = read_json(path, "a backbone's config")
+    missing = image_text_parts_missing(content if isinstance(content, dict) else {})
+    if missing:
+        raise UserError(
+            f"Expected the config of an image-text model such as CLIPModel or SiglipModel in {path}, got one "
+            f"without {', '.join(missing)}; use a folder that such a model was saved to."
+        )
+    for what, patterns in _TRANSFORMERS_FILES.items():
+        if not any(True for pattern in patterns for _ in folder.glob(pattern)):
+            raise UserError(
+                f"Expected {what} ({' or '.join(patterns)}) in {folder}, but there is none; save the model, "
+                "its tokenizer and its image processor there."
+            )
+
+
+def image_text_parts_missing(config: Mapping[str, object]) -> list[str]:
+    """Which of the two towers' settings a transformers config lacks."""
+    return [part for part in ("text_config", "vision_config") if not isinstance(config.get(part), dict)]
+
+
 def _check_model_config(name: str, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"Expected a model config (JSON) at {path}, but there is no such file.")
@@ -121,17 +179,19 @@ def _hub_found() -> bool:
 
 
 def _may_need_hub(source: str, pretrained: str | None) -> bool:
-    """Whether open_clip may fetch weights, a transformers encoder or a tokenizer for `source`."""
+    """Whether weights, a transformers encoder or a tokenizer may have to be fetched for `source`."""
+    if source.startswith(TRANSFORMERS_FOLDER):
+        return False
+    if source.startswith((HUB, TRANSFORMERS)) or (pretrained is not None and not Path(pretrained).is_file()):
+        return True
     import open_clip
 
-    if source.startswith(HUB) or (pretrained is not None and not Path(pretrained).is_file()):
-        return True
     text = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
     return any(key in text for key in ("hf_model_name", "hf_tokenizer_name"))
 
 
 @contextmanager
-def offline_without_network(source: str, pretrained: str | None) -> Iterator[None]:
+def offline_without_network(source: str, pretrained: str | None = None) -> Iterator[None]:
     """Where the Hub has no address, read its cache at once instead of after half a minute of retries."""
     from huggingface_hub import constants
 
@@ -146,17 +206,37 @@ def offline_without_network(source: str, pretrained: str | None) -> Iterator[Non
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep open_clip's reports, which go through the root logger, to itself: failures come as exceptions."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
+    with _level(logging.getLogger(), logging.CRITICAL):
+        yield
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """The same for transformers, and no bars."""
+    from transformers.utils import logging as reports
+
+    bars = reports.is_progress_bar_enabled()
+    reports.disable_progress_bar()
+    try:
+        with quiet(), _level(reports.get_logger("transformers"), logging.CRITICAL):
+            yield
+    finally:
+        if bars:
+            reports.enable_progress_bar()
+
+
+@contextmanager
+def _level(logger: Any, level: int) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        root.setLevel(level)
+        logger.setLevel(before)
 
 
-def failure_reason(error: BaseException) -> str:
-    """Why loading failed, in one line."""
+def failure_reason(error: BaseException, folder: str = FOLDER) -> str:
+    """Why loading failed, in one line; `folder` is the prefix of backbones that need no network."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     cause: BaseException | None = error
@@ -164,7 +244,7 @@ def failure_reason(error: BaseException) -> str:
         if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
             return (
                 "the Hugging Face Hub can't be reached and the files are not in its local cache; "
-                "check the connection, or get the files elsewhere and use 'local-dir:…'"
+                f"check the connection, or get the files elsewhere and use '{folder}…'"
             )
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())

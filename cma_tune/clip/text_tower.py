@@ -1,9 +1,9 @@
-"""Text features from token *embeddings*, for every text tower open_clip builds.
+"""Text features from token *embeddings*, for every text tower of open_clip and transformers' CLIP and SigLIP.
 
-A prompt learner needs the text tower from its embeddings on; open_clip's ``encode_text`` starts from token
+A prompt learner needs the text tower from its embeddings on; the models' own functions start from token
 ids. The towers here are views of the model's own modules: nothing is copied, and at full length the features
-equal ``encode_text`` exactly. Where the mask is causal, tokens after the pooled one can't change it, so they
-are cut.
+equal ``encode_text`` and ``get_text_features`` exactly. Where the mask is causal, tokens after the pooled one
+can't change it, so they are cut.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cma_tune.clip.text_parts import OpenClipText, TextParts
+from cma_tune.clip.transformers_text import TransformersText, is_transformers_model
 from cma_tune.errors import UserError
 
 Edit = Callable[[Tensor], Tensor]
@@ -54,8 +56,8 @@ class TextTower(nn.Module):
             embeddings: ``[N, L', W]`` with L' ≥ `needed_length`.
             ids: ``[N, L]`` in full. They say where padding and the pooled token are; the embeddings may
                 differ from theirs.
-            edits: applied before the second block, the third and so on; open_clip's own transformer alone
-                takes them.
+            edits: applied before the second block, the third and so on; a `NativeTextTower` alone takes
+                them.
         """
         raise TypeError(f"{type(self).__name__} is an interface")
 
@@ -65,132 +67,105 @@ class TextTower(nn.Module):
 
 
 class NativeTextTower(TextTower):
-    """open_clip's own transformer: `CLIP` itself, or ``model.text`` of a `CustomTextCLIP` or `CoCa`.
+    """A text transformer whose blocks are at hand: open_clip's own, or that of transformers' CLIP and SigLIP.
 
     Args:
-        module: what holds the token embedding, positions, transformer, norm and projection.
+        parts: what it is made of.
         name: the backbone's name, for errors.
 
     Raises:
         UserError: the tower pools in a way that is not known here.
     """
 
-    def __init__(self, module: nn.Module, name: str = "the backbone") -> None:
+    def __init__(self, parts: TextParts, name: str = "the backbone") -> None:
         super().__init__()
-        # The tower is a view: its parameters belong to the backbone that owns `module`.
-        self._owner = (module,)
-        text: Any = module
-        self.layers = len(text.transformer.resblocks)
-        self.width = text.token_embedding.embedding_dim
-        self.vocabulary_size = text.token_embedding.num_embeddings
-        self.context_length = text.context_length
-        self.pool = getattr(text, "text_pool_type", None) or text.pool_type
-        self.eos_id = int(text.text_eos_id if hasattr(text, "text_eos_id") else text.eos_id)
-        self.pad_id = getattr(text, "pad_id", 0)
-        self.causal = text.attn_mask is not None
-        self.appended_cls = getattr(text, "cls_emb", None) is not None
-        self.pad_masked = bool(getattr(text, "use_pad_mask", False)) or self.appended_cls
-        self.shifted_pad_mask = self.appended_cls and not text.correct_cls_mask
-        if not self.appended_cls and self.pool not in ("argmax", "eos", "first", "last"):
+        # The tower is a view: its parameters belong to the backbone that owns the parts.
+        self.parts = parts
+        self.layers = len(parts.blocks)
+        self.width = parts.embedding.embedding_dim
+        self.vocabulary_size = parts.embedding.num_embeddings
+        self.context_length = parts.context_length
+        if not parts.appended_cls and parts.pool not in ("argmax", "eos", "first", "last"):
             raise UserError(
                 f"Expected a text tower that pools argmax, eos, first, last or an appended class token in "
-                f"'{name}', got pooling '{self.pool}'; choose another backbone."
+                f"'{name}', got pooling '{parts.pool}'; choose another backbone."
             )
-
-    @property
-    def text(self) -> Any:
-        """open_clip's module that holds the text parts."""
-        return self._owner[0]
 
     def token_embeddings(self, ids: Tensor) -> Tensor:
         """See `TextTower.token_embeddings`."""
-        return torch.as_tensor(self.text.token_embedding(ids))
+        return torch.as_tensor(self.parts.embedding(ids))
 
     def vocabulary(self) -> Tensor:
         """See `TextTower.vocabulary`."""
-        return torch.as_tensor(self.text.token_embedding.weight.detach())
+        return self.parts.embedding.weight.detach()
 
     def pooled_index(self, ids: Tensor) -> Tensor:
         """Position ``[N]`` of the token that becomes the feature (not for an appended class token)."""
-        if self.pool == "argmax":
+        pool = self.parts.pool
+        if pool == "argmax":
             return ids.argmax(dim=-1)
-        if self.pool == "eos":
-            return torch.eq(ids, self.eos_id).int().argmax(dim=-1)
-        last = 0 if self.pool == "first" else ids.shape[1] - 1
+        if pool == "eos":
+            return torch.eq(ids, self.parts.eos_id).int().argmax(dim=-1)
+        last = 0 if pool == "first" else ids.shape[1] - 1
         return torch.full((ids.shape[0],), last, device=ids.device)
 
     def needed_length(self, ids: Tensor) -> int:
         """See `TextTower.needed_length`; without a causal mask every token counts."""
-        if not self.causal or ids.shape[0] == 0:
+        parts = self.parts
+        if not parts.causal or ids.shape[0] == 0:
             return ids.shape[1]
-        if not self.appended_cls:
+        if not parts.appended_cls:
             return int(self.pooled_index(ids).max()) + 1
-        words = (ids != self.pad_id).int()
+        words = (ids != parts.pad_id).int()
         # Last non-pad position, counted from the end.
         length = ids.shape[1] - int(words.flip(-1).argmax(dim=-1).min())
         # open_clip's original CoCa shifts its padding mask by one: the first pad is still attended to.
-        return min(length + int(self.shifted_pad_mask), ids.shape[1])
+        return min(length + int(parts.shifted_pad_mask), ids.shape[1])
 
-    def _mask(self, ids: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
+    def _mask(self, ids: Tensor, length: int) -> Tensor | None:
         """Additive attention mask over the kept tokens (and the class token, if one is appended)."""
-        text, full = self.text, ids.shape[1]
-        kept = list(range(length)) + ([full] if self.appended_cls else [])
+        parts, full = self.parts, ids.shape[1]
+        kept = list(range(length)) + ([full] if parts.appended_cls else [])
         index = torch.tensor(kept, device=ids.device)
         mask: Tensor | None = None
-        if self.causal:
-            mask = text.attn_mask[index[:, None], index[None, :]].to(dtype)
-        if not self.pad_masked:
+        if parts.causal:
+            mask = parts.causal_mask(ids.device)[index[:, None], index[None, :]].to(parts.dtype)
+        if not parts.pad_masked:
             return mask
-        valid = ids != self.pad_id  # [N, L]
-        if self.appended_cls:
+        valid = ids != parts.pad_id  # [N, L]
+        if parts.appended_cls:
             always = valid.new_ones(len(ids), 1)
-            valid = torch.cat([always, valid] if self.shifted_pad_mask else [valid, always], dim=1)
-        padding = torch.zeros(len(ids), len(kept), dtype=dtype, device=ids.device)
+            valid = torch.cat([always, valid] if parts.shifted_pad_mask else [valid, always], dim=1)
+        padding = torch.zeros(len(ids), len(kept), dtype=parts.dtype, device=ids.device)
         padding.masked_fill_(~valid[:, index], float("-inf"))
         additive = padding[:, None, :] if mask is None else mask[None] + padding[:, None, :]
         # torch's attention takes one mask per sequence and head: [N·heads, L, L].
-        return additive.expand(-1, len(kept), -1).repeat_interleave(text.heads, dim=0)
+        return additive.expand(-1, len(kept), -1).repeat_interleave(parts.blocks[0].heads, dim=0)
 
     def forward(self, embeddings: Tensor, ids: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """See `TextTower.forward`."""
-        text = self.text
-        dtype = text.transformer.get_cast_dtype()
-        length = embeddings.shape[1]
-        x = embeddings.to(dtype)  # [N, L', W]
-        positions = text.positional_embedding[:length]
-        if self.appended_cls:
-            x = torch.cat([x, text.cls_emb.to(dtype).expand(len(x), 1, -1)], dim=1)
-            positions = torch.cat([positions, text.positional_embedding[ids.shape[1]][None]])
-        x = x + positions.to(dtype)
-        mask = self._mask(ids, length, dtype)
-        if edits:
-            for number, block in enumerate(text.transformer.resblocks):
-                if 0 < number <= len(edits):
-                    x = self._edited(x, edits[number - 1], length)
-                x = block(x, attn_mask=mask)
-        else:
-            x = text.transformer(x, attn_mask=mask)
-        if self.appended_cls:
-            pooled = text.ln_final(x[:, -1])
-        else:
-            rows = torch.arange(len(x), device=x.device)
-            # LayerNorm works on each token alone, so only the pooled one needs it.
-            pooled = text.ln_final(x[rows, self.pooled_index(ids)])
-        return self.project(pooled)
+        parts, length = self.parts, embeddings.shape[1]
+        x = embeddings.to(parts.dtype)  # [N, L', W]
+        positions = parts.positions[:length]
+        if parts.appended_cls:
+            x = torch.cat([x, parts.class_embedding.to(x.dtype).expand(len(x), 1, -1)], dim=1)
+            positions = torch.cat([positions, parts.positions[ids.shape[1]][None]])
+        x = x + positions.to(x.dtype)
+        mask = self._mask(ids, length)
+        for number, block in enumerate(parts.blocks):
+            if 0 < number <= len(edits):
+                x = self._edited(x, edits[number - 1], length)
+            x = block(x, mask)
+        if parts.appended_cls:
+            return parts.project(parts.final_norm(x[:, -1]))
+        rows = torch.arange(len(x), device=x.device)
+        # LayerNorm works on each token alone, so only the pooled one needs it.
+        return parts.project(parts.final_norm(x[rows, self.pooled_index(ids)]))
 
     @staticmethod
     def _edited(x: Tensor, edit: Edit, length: int) -> Tensor:
         """An edit is of the prompt's tokens, not of an appended class token."""
         return torch.cat([edit(x[:, :length]), x[:, length:]], dim=1)
-
-    def project(self, pooled: Tensor) -> Tensor:
-        """The pooled tokens ``[N, W]``, after the final norm, in the space of the images: ``[N, D]``."""
-        projection = self.text.text_projection
-        if projection is None:
-            return pooled
-        if isinstance(projection, nn.Linear):
-            return torch.as_tensor(projection(pooled))
-        return torch.as_tensor(pooled @ projection)
 
 
 class HuggingFaceTextTower(TextTower):
@@ -245,7 +220,8 @@ class HuggingFaceTextTower(TextTower):
         """See `TextTower.forward`."""
         if edits:
             raise UserError(
-                "Expected open_clip's own text transformer for deep contexts, got a transformers encoder."
+                "Expected a text transformer whose blocks are at hand for deep contexts, got a transformers "
+                "encoder inside open_clip's model."
             )
         text: Any = self._owner[0]
         mask = (ids[:, : embeddings.shape[1]] != self.pad_id).long()
@@ -253,23 +229,30 @@ class HuggingFaceTextTower(TextTower):
         return torch.as_tensor(text.proj(text.pooler(output, mask)))
 
 
-def text_tower(model: nn.Module, context_length: int, name: str) -> TextTower:
-    """The text tower of an open_clip model, chosen from what the model is made of.
+def text_tower(model: nn.Module, tokenizer_length: int | None, name: str) -> TextTower:
+    """The text tower of a model, chosen from what the model is made of.
+
+    Args:
+        model: of open_clip or transformers, in eval mode.
+        tokenizer_length: longest text of its tokenizer, where that has a limit.
+        name: the backbone's name, for errors.
 
     Raises:
         UserError: no tower here fits, naming the backbone and what its text side is.
     """
+    if is_transformers_model(model):
+        return NativeTextTower(TransformersText(model, name), name)
     text = getattr(model, "text", None)
     if isinstance(text, nn.Module) and hasattr(text, "pooler") and hasattr(text, "proj"):
-        tower: TextTower = HuggingFaceTextTower(text, context_length, name)
-    else:
-        owner = text if isinstance(text, nn.Module) else model
-        needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "attn_mask")
-        missing = [attribute for attribute in needed if not hasattr(owner, attribute)]
-        if missing:
-            raise UserError(
-                f"Expected a text tower of open_clip's own kind or a transformers encoder in '{name}', "
-                f"got {type(owner).__name__} without {', '.join(missing)}; choose another backbone."
-            )
-        tower = NativeTextTower(owner, name)
-    return tower
+        # A transformers encoder's own limit is only an upper bound, and 0 where it has none.
+        limits = [getattr(text, "context_length", None), tokenizer_length]
+        return HuggingFaceTextTower(text, min(int(limit) for limit in limits if limit), name)
+    owner = text if isinstance(text, nn.Module) else model
+    needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "attn_mask")
+    missing = [attribute for attribute in needed if not hasattr(owner, attribute)]
+    if missing:
+        raise UserError(
+            f"Expected a text tower of open_clip's own kind or a transformers encoder in '{name}', "
+            f"got {type(owner).__name__} without {', '.join(missing)}; choose another backbone."
+        )
+    return NativeTextTower(OpenClipText(owner), name)

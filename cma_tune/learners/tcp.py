@@ -38,7 +38,7 @@ class Tcp(ContextLearner):
         bottleneck: layers to share instead of a start of their own.
 
     Raises:
-        UserError: the text tower has no such block, or is not open_clip's own.
+        UserError: the text tower has no such block, or its blocks are not at hand.
     """
 
     name = "tcp"
@@ -115,10 +115,11 @@ def _checked_layer(backbone: Backbone, layer: int | None) -> int:
     blocks = backbone.tower.layers
     chosen = max(1, 2 * blocks // 3) if layer is None else layer
     if not isinstance(backbone.tower, NativeTextTower) or not 1 <= chosen < blocks:
-        kind = "open_clip's own" if isinstance(backbone.tower, NativeTextTower) else "another"
+        kind = "one" if isinstance(backbone.tower, NativeTextTower) else "another"
         raise UserError(
-            f"Expected open_clip's own text tower with a block {chosen} (from 0) above the first for TCP, "
-            f"got {kind} with {blocks} blocks in '{backbone.name}'; choose --tcp.layer or another backbone."
+            f"Expected a text tower whose blocks are at hand, with a block {chosen} (from 0) above the first "
+            f"for TCP, got {kind} with {blocks} blocks in '{backbone.name}'; choose --tcp.layer or another "
+            "backbone."
         )
     return chosen
 

@@ -6,6 +6,8 @@ Each half is classified among its own names alone; the harmonic mean weighs both
 
 from __future__ import annotations
 
+import time
+
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
@@ -38,11 +40,11 @@ def base_to_novel(config: BaseToNovelConfig, setup: Setup | None = None) -> list
     check(config)
     check_transfer(config, PROTOCOL)
     setup = setup or Setup(config)
-    _check_halves(setup)
+    check_halves(setup)
     return each_run(PROTOCOL, config, setup, _one)
 
 
-def _check_halves(setup: Setup) -> None:
+def check_halves(setup: Setup) -> None:
     split = setup.dataset.split
     tested = {item.label for item in split.test}
     for name, half in zip(("base", "novel"), base_novel_labels(len(split.class_names)), strict=True):
@@ -54,7 +56,7 @@ def _check_halves(setup: Setup) -> None:
 
 
 def _one(setup: Setup, run: Run) -> Record:
-    config = run.config
+    config, started = run.config, time.perf_counter()
     assert isinstance(config, FewShotConfig)
     picked = setup.picks(config)
     base, novel = base_novel_labels(len(picked.class_names))
@@ -81,10 +83,12 @@ def _one(setup: Setup, run: Run) -> Record:
         "modal_similarity": on_base.modal_similarity,
         "novel_class_similarity": on_novel.class_similarity,
         "novel_modal_similarity": on_novel.modal_similarity,
+        "ece": on_base.ece,
+        "novel_ece": on_novel.ece,
     }
     among_all = learner.for_classes(picked.class_names)
     on_all = evaluate(among_all, features, labels, setup.accelerator, config.eval_batch_size)
     figures |= generalised(on_all)
     by_class = {"base": per_class(on_base, base_split.class_names), "novel": per_class(on_novel, novel_names)}
-    record = make_record(setup, run, figures, by_class, training, base_split)
+    record = make_record(setup, run, figures, by_class, started, training, base_split)
     return leave(setup, run, record, learner, {"base": on_base, "novel": on_novel})

@@ -8,6 +8,7 @@ own class names; nothing is learned or chosen on it, not even from its unlabelle
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
-from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, expand, shared_entries, slug
+from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_entries, slug
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, read_card
-from cma_tune.method_options import OptimConfig, default_optimizer
+from cma_tune.method_options import PAPER_FORM, OptimConfig, default_optimizer
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.runs import leave, per_class
+from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class, runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.records import FILE, Record, finished_record, load_record, versions
 from cma_tune.train import Evaluation, evaluate
@@ -71,29 +72,35 @@ class Learned:
     record: Record | None = None
 
 
-def cross_dataset(config: CrossDatasetConfig, setup: Setup | None = None) -> list[Record]:
+def cross_dataset(
+    config: CrossDatasetConfig, setup: Setup | None = None, targets: Targets | None = None
+) -> list[Record]:
     """Learn on the dataset, or take a saved prompt, and test on every target, with zero-shot beside it.
+
+    The source may stand among the targets; the mean leaves it out.
 
     Args:
         config: of few-shot, with targets.
         setup: of the source dataset; by default it is made.
+        targets: by their names; by default they are made.
 
     Returns:
         One record for every learned prompt.
 
     Raises:
-        UserError: there are no targets, one is unknown, given twice, the source or without test images; the
-            context belongs to its own classes; see also `few_shot` and `from_pretrained`.
+        UserError: there are no targets but the source, one is unknown, given twice or without test images;
+            the context belongs to its own classes; see also `few_shot` and `from_pretrained`.
     """
     protocol = "domain-generalization" if isinstance(config, DomainGeneralizationConfig) else "cross-dataset"
     card = read_card(config.prompt) if config.prompt is not None else None
     if card is not None:
         config = _as_learned(config, card)
-    _check(config, card)
+    check_targets(config)
+    _check_context(config, card)
     # Targets first: a mistake in one is not waited for until the training has ended.
-    targets = {name: _target(config, name) for name in config.targets}
+    targets = targets or {name: target_setup(config, name) for name in config.targets}
     if setup is None:
-        setup = Setup(_few_shot_config(config)) if card is None else next(iter(targets.values()))
+        setup = Setup(few_shot_config(config)) if card is None else next(iter(targets.values()))
     config = replace(config, mixed_precision=setup.precision)
     several = _learn(protocol, config, setup) if card is None else [_from_prompt(protocol, config, card)]
     records = []
@@ -116,10 +123,16 @@ def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDat
     kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
     kept |= {name: getattr(config, name) for name in ("targets", "prompt", "resume")}
     kept |= {"learner": card["learner"], "optim": OptimConfig(**default_optimizer(card["learner"]))}
+    kept |= {"loss": PAPER_FORM}
     return type(config)(**kept)
 
 
-def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
+def check_targets(config: CrossDatasetConfig) -> None:
+    """Check the config as far as it needs no data.
+
+    Raises:
+        UserError: there are no targets but the source, one is unknown or given twice; see also `check`.
+    """
     check(config)
     if not config.targets:
         raise UserError("Expected at least one dataset in --targets, got none.")
@@ -127,10 +140,13 @@ def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
         check_dataset_name(name)
     if len(set(config.targets)) < len(config.targets):
         raise UserError(f"Expected every dataset of --targets once, got {', '.join(config.targets)}.")
-    if config.dataset in config.targets:
+    if config.targets == [config.dataset]:
         raise UserError(
-            f"Expected other datasets in --targets than the source, got '{config.dataset}'; take it out."
+            f"Expected another dataset in --targets than the source, got '{config.dataset}' alone; add one."
         )
+
+
+def _check_context(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
     check_transfer(config, "other datasets")
     if card is not None and card.get("context", {}).get("per_class"):
         raise UserError(
@@ -139,12 +155,18 @@ def _check(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -> None:
         )
 
 
-def _few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
+def few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
+    """The config of the runs in which is learned what is tested."""
     return FewShotConfig(**shared_entries(FewShotConfig, config))
 
 
-def _target(config: CrossDatasetConfig, name: str) -> Setup:
-    target = Setup(replace(_few_shot_config(config), dataset=name, tracker=None))
+def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
+    """One target.
+
+    Raises:
+        UserError: it has no test images; see also `Setup`.
+    """
+    target = Setup(replace(few_shot_config(config), dataset=name, tracker=None))
     if not target.dataset.split.test:
         raise UserError(f"Expected test images of '{name}' in --targets, got none; take it out.")
     return target
@@ -152,13 +174,18 @@ def _target(config: CrossDatasetConfig, name: str) -> Setup:
 
 def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[Learned]:
     """Every prompt of the few-shot runs, which are skipped where they are finished."""
-    source = _few_shot_config(config)
-    runs = expand("few-shot", source)
+    source = few_shot_config(config)
+    runs = runs_of("few-shot", source)
     runs += choices(runs) if config.select_weight else []
     for run, record in zip(runs, few_shot(source, setup), strict=True):
-        content = shared_entries(FewShotConfig, run.config)
-        one = TransferRun(protocol, type(config)(**content, targets=config.targets))
+        one = transfer_run(protocol, config, run)
         yield Learned(one, run.prompt_folder(), record.config, record.figures, record.dataset, record)
+
+
+def transfer_run(protocol: str, config: CrossDatasetConfig, run: Run) -> TransferRun:
+    """The test, on the targets of `config`, of what the few-shot run learned."""
+    content = shared_entries(FewShotConfig, run.config)
+    return TransferRun(protocol, type(config)(**content, targets=config.targets))
 
 
 def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, Any]) -> Learned:
@@ -196,24 +223,24 @@ def _finished(run: TransferRun, targets: Targets) -> Record | None:
 
 
 def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
-    config = learned.run.options()
+    config, started = learned.run.options(), time.perf_counter()
     learner = from_pretrained(learned.folder, setup.backbone)
     figures: dict[str, float] = {}
     tested: dict[str, Evaluation] = {}
     about: dict[str, Any] = {}
-    plain: list[float] = []
     for name, target in targets.items():
         target.backbone = setup.backbone  # one for all
         names, how = target.dataset.split.class_names, (setup.accelerator, config.eval_batch_size)
         result = evaluate(learner.for_classes(names), *target.test_features(learner), *how)
         beside = evaluate(target.zero_shot(names), *target.test_features(), *how)
         tested[name] = result
-        plain.append(beside.accuracy)
         figures |= {
             f"accuracy: {name}": result.accuracy,
             f"zero_shot_accuracy: {name}": beside.accuracy,
             f"class_similarity: {name}": result.class_similarity,
             f"modal_similarity: {name}": result.modal_similarity,
+            f"ece: {name}": result.ece,
+            f"zero_shot_ece: {name}": beside.ece,
         }
         about[name] = {
             "origin": target.dataset.origin,
@@ -222,8 +249,10 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
             "test_images": result.images,
             "templates": list(target.dataset.templates),
         }
-    figures["mean_accuracy"] = sum(result.accuracy for result in tested.values()) / len(tested)
-    figures["zero_shot_mean_accuracy"] = sum(plain) / len(plain)
+    others = [name for name in targets if name != config.dataset]
+    for kind in ("accuracy", "zero_shot_accuracy"):
+        total = sum(figures[f"{kind}: {name}"] for name in others)
+        figures[kind.replace("accuracy", "mean_accuracy")] = total / len(others)
     if "accuracy" in learned.figures:
         figures["source_accuracy"] = learned.figures["accuracy"]
     record = Record(
@@ -237,7 +266,11 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
             name: per_class(result, targets[name].dataset.split.class_names)
             for name, result in tested.items()
         },
-        training={"setting": "inductive", "prompt": str(learned.folder)},
+        training={
+            "setting": "inductive",
+            "prompt": str(learned.folder),
+            WALL_SECONDS: round(time.perf_counter() - started, 3),
+        },
         selection=learned.record.selection if learned.record is not None else None,
         versions=versions(),
     )
@@ -247,14 +280,16 @@ def _test(learned: Learned, targets: Targets, setup: Setup) -> Record:
 def table(record: Record) -> str:
     """Accuracy (%) of the learned context and of zero-shot, a target a line."""
     rows = [("target", record.learner, "zero-shot")]
+    source = record.config["dataset"]
     for name in record.dataset["targets"]:
         learned, plain = (record.figures[f"{kind}: {name}"] for kind in ("accuracy", "zero_shot_accuracy"))
-        rows.append((name, f"{learned:.2f}", f"{plain:.2f}"))
+        rows.append((f"{name} (source)" if name == source else name, f"{learned:.2f}", f"{plain:.2f}"))
     mean, plain = record.figures["mean_accuracy"], record.figures["zero_shot_mean_accuracy"]
-    rows.append(("mean", f"{mean:.2f}", f"{plain:.2f}"))
+    among = source in record.dataset["targets"]
+    rows.append(("mean without the source" if among else "mean", f"{mean:.2f}", f"{plain:.2f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}" for a, b, c in rows]
-    if "source_accuracy" in record.figures:
+    if "source_accuracy" in record.figures and not among:
         lines.append(
             f"on {record.dataset['name']}, where it was learned: {record.figures['source_accuracy']:.2f}"
         )

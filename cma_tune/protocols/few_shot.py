@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from cma_tune.build import Setup
 from cma_tune.checks import check
 from cma_tune.config import FewShotConfig, Run
@@ -23,7 +25,7 @@ def few_shot(config: FewShotConfig, setup: Setup | None = None) -> list[Record]:
 
 
 def _one(setup: Setup, run: Run) -> Record:
-    config = run.config
+    config, started = run.config, time.perf_counter()
     assert isinstance(config, FewShotConfig)
     split = setup.picks(config)
     learner, training = train_one(setup, run, split)
@@ -33,7 +35,8 @@ def _one(setup: Setup, run: Run) -> Record:
         "accuracy": result.accuracy,
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
+        "ece": result.ece,
     }
     by_class = {"test": per_class(result, split.class_names)}
-    record = make_record(setup, run, figures, by_class, training, split)
+    record = make_record(setup, run, figures, by_class, started, training, split)
     return leave(setup, run, record, learner, {"test": result})

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from filelock import FileLock, Timeout
 from cma_tune.build import Setup
 from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.errors import UserError
-from cma_tune.options import GridConfig
+from cma_tune.options import CrossDatasetConfig, GridConfig
 from cma_tune.protocols.base_to_novel import base_to_novel
+from cma_tune.protocols.cross_dataset import TransferRun, cross_dataset, target_setup
 from cma_tune.protocols.few_shot import few_shot
+from cma_tune.protocols.grid_data import data_faults, target_faults
+from cma_tune.protocols.grid_estimate import preview, time_needed
 from cma_tune.protocols.grid_plan import (
     Task,
     failure,
@@ -33,7 +36,7 @@ from cma_tune.protocols.grid_plan import (
     run_config,
     write_failure,
 )
-from cma_tune.protocols.grid_progress import Progress, preview
+from cma_tune.protocols.grid_progress import Progress
 from cma_tune.protocols.grid_workers import Worker, start_workers
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import Record, finished_record
@@ -54,26 +57,42 @@ def grid(config: GridConfig) -> None:
 
     Raises:
         UserError: see `plan` and `start_workers`; the mistakes of single runs are in the summary instead.
-        SystemExit: with 1, a run failed.
+        SystemExit: with 1, a run failed, or the data of one are missing at --dry-run.
     """
     tasks = plan(config)
     records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
+    rest = [task for task in tasks if task not in records]
+    if rest and config.cluster and not config.workers:
+        print(f"one job does all {len(rest)} runs: without --workers N, --cluster submits a single one")
     if config.dry_run:
-        print(preview(tasks, records, config.workers))
+        _preview(config, tasks, records)
         return
+    for name, fault in target_faults(config, rest).items():  # not to be found when all is learned
+        raise UserError(f"{name}: {fault}")
     forget_failures(tasks)
     progress = Progress(tasks, records)
     if records:
         print(f"{len(records)} of {len(tasks)} runs finished before", flush=True)
-    if not progress.open:
-        pass
-    elif config.workers or config.cluster:
-        watch(start_workers(config, len(progress.open)), progress)
-    else:
-        work(config, progress.open, progress.settle)
+    if rest:
+        print(time_needed(config, tasks, rest), flush=True)
+    if rest and (config.workers or config.cluster):
+        watch(start_workers(config, len(rest)), progress)
+    elif rest:
+        with progress.watched():
+            work(config, rest, progress.settle)
     print(progress.summary())
     if progress.failed:
         print("the same command tries the failed ones again")
+        raise SystemExit(1)
+
+
+def _preview(config: GridConfig, tasks: Sequence[Task], records: Mapping[Task, Record]) -> None:
+    """Print what is to be done, how long it may take, and what is missing for it."""
+    print(preview(config, tasks, records))
+    faults = data_faults(config, [task for task in tasks if task not in records])
+    for name, fault in faults.items():
+        print(f"missing for {name}: {fault}")
+    if faults:
         raise SystemExit(1)
 
 
@@ -88,6 +107,7 @@ def watch(workers: Sequence[Worker], progress: Progress) -> None:
                     progress.settle(task, outcome)
             if ended:
                 break
+            progress.look()
             time.sleep(max(worker.poll for worker in workers))
     except BaseException:
         for worker in workers:
@@ -147,7 +167,8 @@ def _attempt(config: GridConfig, task: Task, bench: _Bench, number: int) -> Reco
             for needed in task.needs:
                 if finished_record(needed) is None:
                     why = failure(needed, final_only=True)
-                    return _failed(task, f"a λ to choose among failed ({why})", number) if why else None
+                    what = "what it tests" if isinstance(run, TransferRun) else "a λ to choose among"
+                    return _failed(task, f"{what} failed ({why})", number) if why else None
             write_failure(run, DIED, number, final=False)  # for the others, should this process die
             record = bench.do(task)
         except Exception as error:
@@ -190,22 +211,39 @@ def _alone(config: GridConfig, name: str, timeout: float = 0) -> Iterator[bool]:
 
 
 class _Bench:
-    """What the runs of one process share: the dataset at hand, and the backbone for all of them."""
+    """What the runs of one process share: the dataset at hand, the targets, the backbone for all of them."""
 
     def __init__(self, config: GridConfig) -> None:
         self._config = config
         self._dataset: str | None = None
         self._setup: Setup | Exception | None = None
         self._shared: dict[str, Any] = {}
+        self._targets: dict[str, Setup] = {}
 
     def do(self, task: Task) -> Record:
         """Run one task to its end."""
         setup, config = self._setup_for(task.dataset), task.run.config
+        if isinstance(config, CrossDatasetConfig):
+            return cross_dataset(config, setup, self._targets_for(config, setup))[-1]
         if isinstance(config, BaseToNovelConfig):
             return base_to_novel(config, setup)[-1]  # a choice stands behind what it was made among
         if isinstance(config, FewShotConfig):
             return few_shot(config, setup)[-1]
         return zero_shot(config, setup)
+
+    def _targets_for(self, config: CrossDatasetConfig, setup: Setup) -> dict[str, Setup]:
+        if not self._targets:
+            targets = {name: target_setup(config, name) for name in config.targets}
+            for name, target in targets.items():
+                target.backbone = setup.backbone
+                with self._alone_with(name):
+                    target.test_features()
+            self._targets = targets
+        return self._targets
+
+    def _alone_with(self, dataset: str) -> AbstractContextManager[bool]:
+        """One process encodes the test images, the others read what it stored."""
+        return _alone(self._config, hashlib.sha256(dataset.encode()).hexdigest(), timeout=-1)
 
     def _setup_for(self, dataset: str) -> Setup:
         if dataset != self._dataset:
@@ -220,8 +258,7 @@ class _Bench:
         """The mistake is kept, so that it is not made again for every run of the dataset."""
         try:
             setup = _Quiet(run_config(self._config, dataset), **self._shared)
-            # One process encodes the test images, the others read what it stored.
-            with _alone(self._config, hashlib.sha256(dataset.encode()).hexdigest(), timeout=-1):
+            with self._alone_with(dataset):
                 setup.test_features()
         except Exception as error:
             return error

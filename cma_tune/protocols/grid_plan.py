@@ -16,14 +16,15 @@ from cma_tune.config import (
     Precision,
     Run,
     ZeroShotConfig,
-    expand,
     shared_entries,
 )
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
-from cma_tune.options import GridConfig
+from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig, GridConfig
+from cma_tune.protocols.cross_dataset import check_targets, few_shot_config, transfer_run
+from cma_tune.protocols.runs import runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS
@@ -32,17 +33,24 @@ from cma_tune.records import finished_record
 ELEVEN = tuple(RELEASE_WEIGHTS)
 """The literature's datasets."""
 
+KINDS: dict[str, type[FewShotConfig]] = {
+    "few-shot": FewShotConfig,
+    "base-to-novel": BaseToNovelConfig,
+    "cross-dataset": CrossDatasetConfig,
+    "domain-generalization": DomainGeneralizationConfig,
+}
+
 FAILURE = "failure.json"
 """In the folder of a run: why it has no record."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is done at one go: one run, or the choice among the λ of some.
+    """What is done at one go: one run, the choice among the λ of some, or the test of one on targets.
 
     Attributes:
         run: with one dataset, one number of shots and one seed.
-        needs: the runs that must have ended before, for a choice.
+        needs: the runs that must have ended before, for a choice and a test on targets.
     """
 
     run: Run
@@ -66,17 +74,29 @@ def plan(config: GridConfig) -> list[Task]:
     for name in dataset_names(config):
         one = run_config(config, name)
         check(one)
-        if isinstance(one, BaseToNovelConfig):
+        if config.protocol != "few-shot":
             check_transfer(one, config.protocol)
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
             tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
-        runs = expand(config.protocol, one)
-        tasks += [Task(run) for run in runs]
-        for choice in choices(runs) if config.select_weight else []:
-            needs = [run for run in runs if _place(run) == _place(choice)]
-            tasks.append(Task(choice, tuple(needs)))
+        if isinstance(one, CrossDatasetConfig):
+            check_targets(one)
+            learning = _learning_tasks("few-shot", few_shot_config(one))
+            tests = [Task(transfer_run(config.protocol, one, task.run), (task.run,)) for task in learning]
+            tasks += [*learning, *tests]
+        else:
+            tasks += _learning_tasks(config.protocol, one)
     _check_folders(tasks)
+    return tasks
+
+
+def _learning_tasks(protocol: str, config: FewShotConfig) -> list[Task]:
+    """The runs of one dataset, then the choices among them."""
+    runs = runs_of(protocol, config)
+    tasks = [Task(run) for run in runs]
+    for choice in choices(runs) if config.select_weight else []:
+        needs = [run for run in runs if _place(run) == _place(choice)]
+        tasks.append(Task(choice, tuple(needs)))
     return tasks
 
 
@@ -95,6 +115,11 @@ def _check(config: GridConfig) -> None:
     for flag, least in (("workers", 0), ("decode_workers", 0), ("gpus", 0), ("cpus", 1), ("time", 1)):
         if getattr(config, flag) < least:
             raise UserError(f"Expected --{flag} of at least {least}, got {getattr(config, flag)}.")
+    if config.targets and not issubclass(KINDS[config.protocol], CrossDatasetConfig):
+        raise UserError(
+            "Expected --targets with cross-dataset or domain-generalization, got them with "
+            f"{config.protocol}; take them out."
+        )
     if config.partition is not None and config.cluster != "slurm":
         raise UserError("Expected --cluster slurm with --partition, got none or another.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -118,15 +143,22 @@ def _check_folders(tasks: Iterable[Task]) -> None:
 
 def dataset_names(config: GridConfig) -> list[str]:
     """The datasets a grid goes over."""
-    if config.datasets == ["all"]:
-        return list(ELEVEN)
-    return config.datasets or [config.dataset]
+    usual = "imagenet" if config.protocol == "domain-generalization" else FewShotConfig().dataset
+    return _all_or(config.datasets) or [config.dataset or usual]
+
+
+def _all_or(names: list[str]) -> list[str]:
+    return list(ELEVEN) if names == ["all"] else names
 
 
 def run_config(config: GridConfig, dataset: str) -> FewShotConfig:
     """The config of the protocol for one dataset: what the runs would have without a grid."""
-    kind = BaseToNovelConfig if config.protocol == "base-to-novel" else FewShotConfig
+    kind = KINDS[config.protocol]
     content = shared_entries(kind, config)
+    if config.targets:
+        content["targets"] = _all_or(config.targets)
+    else:
+        content.pop("targets", None)  # those of the protocol
     content |= {"dataset": dataset, "workers": config.decode_workers}
     # As accelerate resolves it in a process of its own.
     content["mixed_precision"] = config.mixed_precision or cast(

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from tqdm import tqdm
+
+from cma_tune.checkpoint import read_position
 from cma_tune.config import FewShotConfig
-from cma_tune.data.catalog import CATALOG
+from cma_tune.protocols.grid_estimate import Work, duration
 from cma_tune.protocols.grid_plan import Task
+from cma_tune.protocols.runs import CHECKPOINT
 from cma_tune.records import Record
 
-
-class Work:
-    """How much there is to do for a task, in images that are trained on: epochs × shots × classes, say.
-
-    A run's training goes with its images, and the text side with the classes.
-    """
-
-    def __init__(self, tasks: Iterable[Task], records: Iterable[Record]) -> None:
-        self._classes = {name: entry.classes for name, entry in CATALOG.items()}
-        self._classes |= {str(r.config["dataset"]): int(r.dataset["classes"]) for r in records}
-        known = [self._classes[t.dataset] for t in tasks if t.dataset in self._classes]
-        self._usual = sum(known) / len(known) if known else 1.0
-
-    def of(self, task: Task) -> float:
-        """Amount of one task; a choice and a zero-shot run are nothing beside training."""
-        config = task.run.config
-        if task.needs or not isinstance(config, FewShotConfig):
-            return 0.0
-        optim, shots = config.optim, config.shots[0]
-        if optim.epochs is None:
-            return float((optim.steps_per_shot or 0) * shots * (optim.batch_size or 0))
-        return float(optim.epochs * shots) * self._classes.get(task.dataset, self._usual)
-
-
-def estimate(tasks: Sequence[Task], records: Mapping[Task, Record]) -> float | None:
-    """Seconds of training that the tasks without a record may take, one after another.
-
-    From the training seconds of those that have one; None if there is none yet.
-    """
-    work = Work(tasks, records.values())
-    measured = [
-        (float(record.training["seconds_since_last_start"]), work.of(task))
-        for task, record in records.items()
-        if record.training.get("seconds_since_last_start") and not task.needs
-    ]
-    total = sum(amount for _, amount in measured)
-    if not total:
-        return None
-    rate = sum(seconds for seconds, _ in measured) / total
-    return rate * sum(work.of(task) for task in tasks if task not in records)
+LOOK, SAY = 5.0, 60.0
+"""Seconds between two looks at the runs that go on, and between two lines about them."""
 
 
 class Progress:
@@ -68,9 +37,11 @@ class Progress:
         work = Work(tasks, records.values())
         self._tasks = tasks
         self._left = {task: work.of(task) for task in tasks if task not in records}
-        # From the first run that ends: before it, processes start and libraries, dataset and weights load.
-        self._started: float | None = None
+        # From the first sign of work: before it, processes start and libraries, dataset and weights load.
+        self._first: tuple[float, float] | None = None
         self._done = 0.0
+        self._looked = self._said = time.monotonic()
+        self._lock = threading.RLock()
         self.failed: dict[Task, str] = {}
 
     @property
@@ -80,26 +51,79 @@ class Progress:
 
     def settle(self, task: Task, outcome: Record | str) -> None:
         """Say how one task ended: its record, or why there is none. Only the first time counts."""
-        if task not in self._left:
-            return
-        amount = self._left.pop(task)
-        if isinstance(outcome, Record):
-            if self._started is None:
-                self._started = time.monotonic()
-            else:
+        with self._lock:
+            if task not in self._left:
+                return
+            amount = self._left.pop(task)
+            left = ""
+            if isinstance(outcome, Record):
                 self._done += amount
-            text = outcome.headline()
-        else:
-            self.failed[task] = outcome
-            text = f"failed: {outcome}"
-        settled, total = len(self._tasks) - len(self._left), len(self._tasks)
-        print(f"[{settled}/{total}] {task.run.folder()}: {text}{self._time_left()}", flush=True)
+                left = self._time_left(self._trained())
+                text = outcome.headline()
+            else:
+                self.failed[task] = outcome
+                text = f"failed: {outcome}"
+            settled, total = len(self._tasks) - len(self._left), len(self._tasks)
+            self._say(f"[{settled}/{total}] {task.run.folder()}: {text}{left}")
 
-    def _time_left(self) -> str:
-        rest = sum(self._left.values())
-        if not rest or not self._done or self._started is None:
+    def look(self) -> None:
+        """Say, once a minute, how far the runs that go on are, as their checkpoints tell."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked < LOOK:
+                return
+            self._looked = now
+            trained = self._trained()
+            left = self._time_left(trained)
+            if trained and left and now - self._said >= SAY:
+                shares = "; ".join(f"{t.run.folder()} {share:.0%}" for t, share in trained.items())
+                settled = len(self._tasks) - len(self._left)
+                self._say(f"[{settled}/{len(self._tasks)}] training: {shares}{left}")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at the runs from a thread of its own, while this one does them."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(LOOK):
+                self.look()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        tqdm.write(text, file=sys.stdout)  # a bar of the run that goes on stays below
+        sys.stdout.flush()
+
+    def _trained(self) -> dict[Task, float]:
+        """Share of the epochs that is done, of tasks that are under way."""
+        shares = {}
+        for task, amount in self._left.items():
+            config = task.run.config
+            if not amount or not isinstance(config, FewShotConfig):
+                continue
+            position, epochs = read_position(task.run.folder() / CHECKPOINT), config.optim.epochs
+            if position is not None and epochs:  # of a number of steps the share is not known
+                shares[task] = position.epoch / epochs
+        return shares
+
+    def _time_left(self, trained: Mapping[Task, float]) -> str:
+        """From the work since the first sign of it; nothing without any."""
+        running = sum(self._left[task] * share for task, share in trained.items())
+        now, done = time.monotonic(), self._done + running
+        rest = sum(self._left.values()) - running
+        if self._first is None and done:
+            self._first = (now, done)
+        if self._first is None or done <= self._first[1] or not rest:
             return ""
-        seconds = (time.monotonic() - self._started) * rest / self._done
+        seconds = (now - self._first[0]) * rest / (done - self._first[1])
         return f" (about {duration(seconds)} left)"
 
     def summary(self) -> str:
@@ -119,28 +143,3 @@ class Progress:
         for (name, reason), count in Counter((t.dataset, why) for t, why in self.failed.items()).items():
             lines.append(f"{name}, {count} failed: {reason}")
         return "\n".join(lines)
-
-
-def preview(tasks: Sequence[Task], records: Mapping[Task, Record], workers: int) -> str:
-    """Every task, done or to do, and how long the rest may take."""
-    lines = [f"{'done ' if task in records else 'to do'}  {task.run.folder()}" for task in tasks]
-    missing = len(tasks) - len(records)
-    lines.append(f"{len(tasks)} runs: {len(records)} done, {missing} to do")
-    seconds = estimate(tasks, records)
-    if not missing:
-        return "\n".join(lines)
-    if seconds is None:
-        lines.append("no run is finished yet that could tell how long they take")
-    else:
-        several = min(max(workers, 1), missing)
-        shared = f" shared by {several} processes" if several > 1 else ""
-        lines.append(f"about {duration(seconds / several)} of training{shared}, by the speed of those done")
-    return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """``"40 s"``, ``"12 min"``, ``"3 h 20 min"``."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, entries, expand, searched
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.learners import Learner
@@ -25,6 +26,9 @@ from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossError, evaluate, fit
 
 CHECKPOINT = "checkpoint.safetensors"
+
+WALL_SECONDS = "wall_seconds_since_last_start"
+"""In a record: seconds of the whole run, encoding and evaluation with it."""
 
 
 def each_run(
@@ -39,7 +43,7 @@ def each_run(
         UserError: a folder holds another run's record, the dataset's split has changed since, a class has too
             few images, or there is nothing to choose λ on.
     """
-    runs = expand(protocol, replace(config, mixed_precision=setup.precision))
+    runs = runs_of(protocol, replace(config, mixed_precision=setup.precision))
     # Mistakes that can be seen beforehand are seen before the first run starts.
     for run in runs:
         assert isinstance(run.config, FewShotConfig)
@@ -63,6 +67,16 @@ def each_run(
             setup.say(f"{label}: {record.headline()}")
         records.append(record)
     return records + select_weights(chosen, setup, records)
+
+
+def runs_of(protocol: str, config: FewShotConfig) -> list[Run]:
+    """The runs of a config; "recipe" is the λ of the user's catalogue for the dataset, or the release's.
+
+    Raises:
+        UserError: neither has one.
+    """
+    own = own_entries().get(config.dataset)
+    return expand(protocol, config, getattr(own, "weight", None))
 
 
 def finished(run: Run, setup: Setup) -> Record | None:
@@ -141,10 +155,11 @@ def make_record(
     run: Run,
     figures: dict[str, float],
     by_class: dict[str, dict[str, float | None]],
+    started: float,
     training: dict[str, Any] | None = None,
     picked: Split | None = None,
 ) -> Record:
-    """The record of a run that has just ended."""
+    """The record of a run that has just ended, and started at this reading of `time.perf_counter`."""
     split = setup.dataset.split
     dataset: dict[str, Any] = {
         "name": setup.dataset.name,
@@ -165,7 +180,7 @@ def make_record(
         backbone=setup.backbone.describe(),
         figures=figures,
         per_class=by_class,
-        training=training or {},
+        training={**(training or {}), WALL_SECONDS: round(time.perf_counter() - started, 3)},
         versions=versions(),
     )
 

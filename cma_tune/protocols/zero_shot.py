@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,13 +30,14 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
     if record is not None:
         setup.say(f"{run.folder()}: finished before, skipped")
         return record
-    class_names = setup.dataset.split.class_names
+    started, class_names = time.perf_counter(), setup.dataset.split.class_names
     learner = setup.zero_shot(class_names)
     result = evaluate(learner, *setup.test_features(), setup.accelerator, config.eval_batch_size)
     figures = {
         "accuracy": result.accuracy,
         "class_similarity": result.class_similarity,
         "modal_similarity": result.modal_similarity,
+        "ece": result.ece,
     }
     halves = _halves(setup, learner, config.eval_batch_size)
     if halves:
@@ -43,7 +45,7 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         mean = harmonic_mean(base, novel)
         figures |= {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": mean}
         figures |= generalised(result)
-    record = make_record(setup, run, figures, {"test": per_class(result, class_names)})
+    record = make_record(setup, run, figures, {"test": per_class(result, class_names)}, started)
     leave(setup, run, record, tested={"test": result, **halves})
     setup.say(f"{run.folder()}: {record.headline()}")
     return record

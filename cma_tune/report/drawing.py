@@ -22,10 +22,20 @@ DPI, WIDTH, HEIGHT = 150, 6.4, 4.2
 GREY = "#666666"
 
 
+def bare_figure(width: float, height: float) -> Figure:
+    """An empty figure of these inches: nothing is registered with pyplot, and no display is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_figure(
     panels: int, legend_rows: int, rows: int = 1, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of its own: nothing is registered with pyplot, and no display is needed.
+    """A figure of panels.
 
     Args:
         panels: number of panels, a multiple of `rows`.
@@ -33,13 +43,8 @@ def new_figure(
         rows: of panels.
         share_y: all panels have one scale.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = panels // rows
-    size = (WIDTH + (columns - 1) * 0.7 * WIDTH, rows * HEIGHT + 0.22 * legend_rows)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = bare_figure(WIDTH + (columns - 1) * 0.7 * WIDTH, rows * HEIGHT + 0.22 * legend_rows)
     axes = list(figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)

@@ -20,7 +20,12 @@ SHOTS = 16
 NAMES = {"zero_shot": "Zero-shot", "coop": "CoOp", "coop_cma": "CoOp + CMA"}
 HEADERS = ("dataset", "method", "ours", "paper", "difference", "outside both")
 OUTSIDE, INSIDE = "yes", "no"
-BOLD = "Bold: differences outside both intervals."
+DIFFERS, EQUAL = "differs", "equal"
+FEWEST = 3
+"""Seeds, which the paper has too: an interval over two is hardly one."""
+ROUNDING = 0.005 + 1e-9
+"""Of the paper's two digits."""
+BOLD = "Bold: differences outside both intervals, and of zero-shot."
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,14 @@ def _sheet(place: Place) -> Sheet | None:
 def _notes(place: Place) -> Iterable[str]:
     yield (
         "Outside both: the difference is larger than our 95 % interval and larger than the paper's, so that "
-        "neither mean lies in the other's interval. – where one of the two has no interval."
+        "neither mean lies in the other's interval. – where one of the two has none, or one of ± 0.00 (seeds "
+        f"that agree by chance say nothing of the spread), or ours is over fewer than {FEWEST} seeds."
     )
+    if place.zero_shot and place.protocol == "few-shot":
+        yield (
+            "Zero-shot has no seeds and no interval, here and in the paper: equal where both are the same to "
+            "the paper's two digits, else differs."
+        )
     backbone = BACKBONES[place.protocol]
     if not _same_backbone(place):
         yield f"The paper's backbone is {backbone}: differences to {place.backbone} are not judged."
@@ -146,15 +157,27 @@ def _ours(place: Place, method: Method, theirs: Published, metric: str) -> Cell 
 
 def _row(theirs: Published, method: Method, cell: Cell, comparable: bool) -> tuple[Content, ...]:
     difference = cell.mean - theirs.accuracy
-    outside = None
-    if comparable and cell.interval is not None and theirs.interval is not None:
-        outside = OUTSIDE if abs(difference) > max(cell.interval, theirs.interval) else INSIDE
+    outside = _verdict(cell, theirs, difference) if comparable else None
     at = f", {shots_text(theirs.shots)}" if theirs.shots and method.learner != "zero_shot" else ""
     return (
         theirs.dataset,
         f"{method.name}{at}",
         Entry(cell.mean, cell.interval),
         Entry(theirs.accuracy, theirs.interval),
-        Entry(difference, signed=True, best=outside == OUTSIDE),
+        Entry(difference, signed=True, best=outside in (OUTSIDE, DIFFERS)),
         outside,
     )
+
+
+def _verdict(cell: Cell, theirs: Published, difference: float) -> str | None:
+    """Whether ours and the paper's differ by more than their spread, None where too little is known of it."""
+    if theirs.method == "zero_shot":
+        return DIFFERS if abs(difference) > ROUNDING else EQUAL
+    if len(cell.values) < FEWEST or not _is_spread(cell.interval) or not _is_spread(theirs.interval):
+        return None
+    return OUTSIDE if abs(difference) > max(cell.interval or 0, theirs.interval or 0) else INSIDE
+
+
+def _is_spread(interval: float | None) -> bool:
+    """Whether it is more than 0 in the two digits that are shown."""
+    return interval is not None and interval >= 0.005

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from cma_tune.config import backbone_folder
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 from cma_tune.report.groups import Group, group_records, shots_text
@@ -144,7 +145,11 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
         beside = [r for r in zero_shot if "base_accuracy" in r.figures]
         for shots, members in sorted(base_to_novel.get(place, {}).items()):
             tables += _base_to_novel_tables([*beside, *members], *place, shots)
-    return tables + [_transfer_table(several, *place) for place, several in sorted(transfers.items())]
+    alike = Counter(place[:-1] for place in transfers)
+    return tables + [
+        _transfer_table(several, *place, named=alike[place[:-1]] > 1)
+        for place, several in sorted(transfers.items())
+    ]
 
 
 def _backbone(record: Record) -> str:
@@ -156,10 +161,8 @@ def _backbone(record: Record) -> str:
 def _shown_backbones(records: Iterable[Record]) -> dict[str, str]:
     """What to call each backbone: a folder by its name alone, unless two folders share it."""
     names = {_backbone(record) for record in records}
-    short = {
-        name: PurePath(name.removeprefix("local-dir:")).name if name.startswith("local-dir:") else name
-        for name in names
-    }
+    folders = {name: backbone_folder(name) for name in names}
+    short = {name: name if folder is None else PurePath(folder).name for name, folder in folders.items()}
     taken = Counter(short.values())
     return {name: text if text and taken[text] == 1 else name for name, text in short.items()}
 
@@ -206,17 +209,24 @@ def _transfer_table(
     backbone: str,
     shots: int,
     targets: tuple[str, ...],
+    named: bool,
 ) -> Table:
-    """What was learned on one dataset, on all targets; zero-shot, which the records hold too, beside it."""
+    """What was learned on one dataset, on all targets; zero-shot, which the records hold too, beside it.
+
+    With `named`, the title names the targets.
+    """
     groups = name_groups(group_records(records))
-    columns = {"source_accuracy": f"{dataset} (source)", **{f"accuracy: {name}": name for name in targets}}
+    others = [name for name in targets if name != dataset]
+    source = f"accuracy: {dataset}" if dataset in targets else "source_accuracy"
+    columns = {source: f"{dataset} (source)", **{f"accuracy: {name}": name for name in others}}
     columns["mean_accuracy"] = "mean of targets"
     plain = Group("zero_shot", None, False, {}, {}, (records[0],))
     beside = [records[0].figures.get(f"zero_shot_{metric}") for metric in columns]
     cells = [None if v is None else Cell(m, 0, (v,), (0,)) for m, v in zip(columns, beside, strict=True)]
     rows = [Row(plain.name, plain, tuple(cells))] if any(cells) else []
     rows += [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in columns)) for g in groups]
-    return _table("accuracy", protocol, dataset, backbone, shots, list(columns.values()), rows, groups)
+    table = _table("accuracy", protocol, dataset, backbone, shots, list(columns.values()), rows, groups)
+    return replace(table, title=f"{table.title}, targets {', '.join(others)}") if named else table
 
 
 def _alignment(

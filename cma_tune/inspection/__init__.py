@@ -1,0 +1,1 @@
+"""What a learned prompt changed against zero-shot, from a finished run and without training."""

@@ -1,0 +1,57 @@
+"""Whether the data of a grid's runs are there, before anything runs. No weights are loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cma_tune.build import Setup
+from cma_tune.config import FewShotConfig, searched
+from cma_tune.errors import UserError
+from cma_tune.options import CrossDatasetConfig, GridConfig
+from cma_tune.protocols.base_to_novel import check_halves
+from cma_tune.protocols.cross_dataset import target_setup
+from cma_tune.protocols.grid_plan import Task, run_config
+from cma_tune.protocols.selection import check_validation
+
+
+def data_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
+    """What of a dataset is absent, or too little for the runs: a sentence by dataset, none where all is well.
+
+    Args:
+        config: the grid's.
+        tasks: those that are still to be done.
+    """
+    faults: dict[str, str] = {}
+    for name in dict.fromkeys(task.dataset for task in tasks):
+        try:
+            _check_source(config, name, [task for task in tasks if task.dataset == name])
+        except UserError as error:
+            faults[name] = str(error)
+    return faults | target_faults(config, tasks)
+
+
+def target_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
+    """What is wrong with the datasets that are tested on alone, by name."""
+    faults: dict[str, str] = {}
+    tests = [one for task in tasks if isinstance(one := task.run.config, CrossDatasetConfig)]
+    for name in tests[0].targets if tests else []:
+        try:
+            target_setup(tests[0], name)
+        except UserError as error:
+            faults[f"{name} (target)"] = str(error)
+    return faults
+
+
+def _check_source(config: GridConfig, name: str, tasks: Sequence[Task]) -> None:
+    setup = Setup(run_config(config, name))
+    if config.protocol == "base-to-novel":
+        check_halves(setup)
+    for task in tasks:
+        one = task.run.config
+        if not isinstance(one, FewShotConfig):
+            continue
+        setup.picks(one)
+        if one.select_weight:
+            check_validation(setup, one, "--select-weight", "give one λ")
+        if flag := searched(one):
+            check_validation(setup, one, flag, "give the values")
