@@ -119,6 +119,7 @@ class FewShotConfig(ZeroShotConfig):
         tcp: options of TCP.
         tip: options of Tip-Adapter.
         clip_adapter: options of CLIP-Adapter.
+        lora: options of LoRA.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".

@@ -242,6 +242,8 @@ def test_the_estimate_goes_with_epochs_shots_and_classes(tmp_path: Path) -> None
     other = replace(record, config={**record.config, "learner": "kgcoop"})
     assert Speed(tasks, [other]).seconds(tasks) is None
     assert Work(tasks, [record]).of(tasks[0]) == OPTIM.epochs * 1 * 10  # type: ignore[operator]
+    (by_steps,) = plan(replace(config, datasets=["dtd"], shots=[4], learner="lora", optim=OptimConfig()))
+    assert Work(tasks, [record]).of(by_steps) == 500 * 4 * 32
     assert (duration(40.2), duration(720), duration(12_000)) == ("40 s", "12 min", "3 h 20 min")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,6 @@ import open_clip
 import peft
 import pytest
 import torch
-import transformers
 from families import CLASS_NAMES, Family, tiny_backbone, tiny_model
 from method_checks import LABELS, cross_entropy_by_loop, mixed
 from tiny_runs import cpu
@@ -25,7 +23,7 @@ from cma_tune.clip.backbone import Backbone, TextOptions
 from cma_tune.data.batches import StoredBatches
 from cma_tune.errors import UserError
 from cma_tune.learners import Learner, ZeroShot, from_pretrained, save_prompt
-from cma_tune.learners.adapted import AdaptedModel, LoraOptions
+from cma_tune.learners.adapted import LoraOptions
 from cma_tune.learners.lora import Lora
 from cma_tune.train import Recipe, fit
 
@@ -170,8 +168,16 @@ def test_other_families_with_open_clips_blocks(name: str) -> None:
         close(learner.text_features(), text_of(learner, model))
 
 
-@pytest.mark.parametrize("options", [{"matrices": ALL}, {"towers": "text"}, {"towers": "image"}], ids=str)
-@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({"matrices": ALL}, 0.0),
+        ({"matrices": ALL}, 0.4),
+        ({"towers": "text"}, 0.4),
+        ({"towers": "image"}, 0.4),
+    ],
+    ids=str,
+)
 def test_a_step_is_that_of_the_merged_model(options: dict[str, Any], weight: float) -> None:
     twin, learner = make(**options), make(**options)
     model = by_hand(twin)
@@ -345,47 +351,43 @@ def test_a_text_tower_beside_a_resnet_can_be_adapted() -> None:
         assert (learner.text_features() - frozen).abs().max() > 1e-3
 
 
-class Transformers(nn.Module):
-    """As much of a backbone as an adapted model takes, around a transformers model."""
+@pytest.mark.parametrize("name", ["transformers-clip", "transformers-siglip"])
+@pytest.mark.parametrize("share", [True, False])
+def test_transformers_own_projections_are_adapted_and_loaded_by_peft(
+    name: str, share: bool, tmp_path: Path
+) -> None:
+    learner = make(name, templates=("a photo of a {}.",), matrices=ALL, layers=1, rank=3)
+    merged: Any = copy.deepcopy(learner.backbone.model)
+    weights = learner.state_dict()
+    names = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+        "mlp.fc1",
+        "mlp.fc2",
+    )
+    last = ("text_model.encoder.layers.1", "vision_model.encoder.layers.0")
+    paths = [f"{layer}.{own}" for layer in last for own in names]
+    keys = {path: [f"base_model.model.{path}.lora_{letter}.weight" for letter in "BA"] for path in paths}
+    assert weights.keys() == {key for pair in keys.values() for key in pair}
+    for path, (b, a) in keys.items():
+        merged.get_submodule(path).weight.data.add_(weights[b] @ weights[a] / 3)
+    save_prompt(learner, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(learner.backbone.model), str(tmp_path))
+    ids = learner.backbone.tokenizer.tokenize([f"a photo of a {name}." for name in CLASS_NAMES])
+    before = learner.backbone.text_options
+    learner.backbone.text_options = TextOptions(share_prefix=share)
+    try:
+        with torch.no_grad():
+            for model in (merged, loaded):
+                close(learner.text_features(), unit(model.get_text_features(input_ids=ids)))
+                close(learner.encode_images(images()), unit(model.get_image_features(images())))
+    finally:
+        learner.backbone.text_options = before
 
-    name, device = "tiny-clip", torch.device("cpu")
 
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
-        text = {**sizes, "vocab_size": 40, "max_position_embeddings": 8}
-        vision = {**sizes, "image_size": 32, "patch_size": 16}
-        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
-        self.model = transformers.CLIPModel(config).double().eval().requires_grad_(False)
-
-    def twin(self) -> Transformers:
-        return copy.deepcopy(self)
-
-
-@pytest.mark.parametrize("matrices", [("q", "v"), ALL])
-def test_transformers_own_projections_are_adapted_as_they_are(matrices: tuple[str, ...]) -> None:
-    plain: Any = Transformers()
-    options = LoraOptions(dropout=0.0, matrices=matrices, layers=(0, 2), rank=3)
-    adapted = AdaptedModel(plain, options, seed=0)
-    names = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
-    names |= {"o": "self_attn.out_proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-    paths = [
-        f"{side}_model.encoder.layers.{layer}.{names[matrix]}"
-        for side, layer, matrix in itertools.product(("text", "vision"), (0, 2), matrices)
-    ]
-    weights = dict(adapted.matrices.named_parameters())
-    assert weights.keys() == {f"model.{path}.lora_{letter}.weight" for path in paths for letter in "AB"}
-    for path in paths:
-        a, b = (weights[f"model.{path}.lora_{letter}.weight"] for letter in "AB")
-        b.data.add_(torch.randn(b.shape, generator=torch.Generator().manual_seed(0)).to(b), alpha=0.3)
-        plain.model.get_submodule(path).weight.data.add_((b @ a).detach() / 3)
-    model: Any = adapted.backbone.model
-    ids = torch.tensor([[1, 5, 7, 39, 0]])
-    for ours, theirs in [
-        (model.get_text_features(input_ids=ids), plain.model.get_text_features(input_ids=ids)),
-        (model.get_image_features(images(2)), plain.model.get_image_features(images(2))),
-    ]:
-        # transformers 5 gives an object, transformers 4 the features.
-        ours, theirs = (getattr(output, "pooler_output", output) for output in (ours, theirs))
-        assert ours.shape[-1] == 12
-        close(ours, theirs)
+def unit(features: Any) -> Tensor:
+    """At unit length; transformers 5 gives an object, transformers 4 the features."""
+    values = torch.as_tensor(getattr(features, "pooler_output", features))
+    return values / values.norm(dim=1, keepdim=True)

@@ -47,11 +47,14 @@ COMMANDS = {
         "--train_features=stored",
     ],
     # Both towers are part of the step, dropout too; one process has an image less, and a class.
-    "lora": ["few-shot", *COMMON, "--learner=lora", "--optim.batch_size=7", "--weights=0.3"],
+    "lora": [
+        *("few-shot", *COMMON, "--learner=lora", "--optim.batch_size=7", "--weights=0.3"),
+        "--optim.lr=0.002",
+    ],
     # One process has no image.
     "lora-image": [
         *("few-shot", *COMMON, "--learner=lora", "--shots=1", "--optim.batch_size=1", "--lora.towers=image"),
-        *("--optim.epochs=1", "--weights=0"),
+        *("--optim.epochs=1", "--optim.lr=0.002", "--weights=0"),
     ],
     "zero": ["zero-shot"],
 }
