@@ -19,7 +19,7 @@ import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.checkpoint import Position, read_position, save_checkpoint
 from cma_tune.cli import main, parse
-from cma_tune.config import LossConfig, entries, expand
+from cma_tune.config import LossConfig, OptimConfig, entries, expand
 from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
@@ -242,7 +242,7 @@ def test_the_estimate_goes_with_epochs_shots_and_classes(tmp_path: Path) -> None
     other = replace(record, config={**record.config, "learner": "kgcoop"})
     assert Speed(tasks, [other]).seconds(tasks) is None
     assert Work(tasks, [record]).of(tasks[0]) == OPTIM.epochs * 1 * 10  # type: ignore[operator]
-    (by_steps,) = plan(replace(config, datasets=["dtd"], shots=[4], learner="lora", optim=OptimConfig()))
+    (by_steps,) = plan(replace(config, datasets=["dtd"], shots=[4], optim=OptimConfig(steps_per_shot=500)))
     assert Work(tasks, [record]).of(by_steps) == 500 * 4 * 32
     assert (duration(40.2), duration(720), duration(12_000)) == ("40 s", "12 min", "3 h 20 min")
 
