@@ -44,7 +44,8 @@ def normalize(
         arguments: as typed, without the command.
         config: dataclass of the command.
         command: its name, for messages.
-        positional: option that arguments without a name belong to, if any.
+        positional: options that arguments without a name belong to, if any: one name, or several in order
+            with spaces between.
 
     Raises:
         UserError: a value stands where an option should, or an option has none.
@@ -56,8 +57,9 @@ def normalize(
     while queue:
         token = queue.popleft()
         if not token.startswith("--"):
-            # A short option such as -h is the parser's to know or refuse.
-            (result if token.startswith("-") and not _is_number(token) else loose).append(token)
+            # A short option such as -h is the parser's to know or refuse; a lone dash is standard input.
+            short = token.startswith("-") and token != "-" and not _is_number(token)
+            (result if short else loose).append(token)
             continue
         flag, equals, value = token.partition("=")
         name = flag[2:].replace("-", "_")
@@ -95,11 +97,12 @@ def _positional(loose: list[str], positional: str | None, kinds: dict[str, Any],
             f"Expected options like --output FOLDER, got '{loose[0]}' without one; "
             f"see 'cma-tune {command} --help'."
         )
-    if get_origin(kinds[positional]) is list:
-        return [f"--{positional}={json.dumps(loose)}"]
-    if len(loose) > 1:
-        raise UserError(f"Expected one {positional}, got {len(loose)}: {', '.join(loose)}.")
-    return [f"--{positional}={loose[0]}"]
+    names = positional.split()
+    if get_origin(kinds[names[0]]) is list:
+        return [f"--{names[0]}={json.dumps(loose)}"]
+    if len(loose) > len(names):
+        raise UserError(f"Expected one {' and one '.join(names)}, got {len(loose)}: {', '.join(loose)}.")
+    return [f"--{name}={value}" for name, value in zip(names, loose, strict=False)]
 
 
 def _assignment(name: str, value: str, kind: Any) -> list[str]:

@@ -13,10 +13,12 @@ from cma_tune.options import (
     CrossDatasetConfig,
     DataConfig,
     DomainGeneralizationConfig,
+    ExportConfig,
     FeaturesConfig,
     GridConfig,
     InspectConfig,
     PredictConfig,
+    PushConfig,
     QuickstartConfig,
     ReportConfig,
     WordsConfig,
@@ -25,7 +27,7 @@ from cma_tune.options import (
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand: what it takes, what it does, how its positional argument is called."""
+    """One subcommand: what it takes, what it does, what options its positional arguments are, in order."""
 
     config: type
     run: Callable[[Any], None]
@@ -104,7 +106,29 @@ def _report(config: ReportConfig) -> None:
 def _predict(config: PredictConfig) -> None:
     from cma_tune.predict import predict
 
-    predict(config.images, config.prompt, config.classes, config.top)
+    predict(
+        config.images,
+        config.prompt,
+        classes=config.classes,
+        top=config.top,
+        form=config.format,
+        output=config.output,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        skip_unreadable=config.skip_unreadable,
+    )
+
+
+def _export(config: ExportConfig) -> None:
+    from cma_tune.serving.export import export_command
+
+    export_command(config.prompt, config.to, config.output, config.classes)
+
+
+def _push(config: PushConfig) -> None:
+    from cma_tune.sharing.push import push
+
+    push(config.folder, config.repo, config.private, config.backbone, config.dry_run)
 
 
 def _words(config: WordsConfig) -> None:
@@ -139,6 +163,8 @@ COMMANDS: dict[str, Command] = {
     "data": Command(DataConfig, _data, "words"),
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),
+    "export": Command(ExportConfig, _export, "prompt output"),
+    "push": Command(PushConfig, _push, "folder"),
     "words": Command(WordsConfig, _words),
     "inspect": Command(InspectConfig, _inspect, "folder"),
     "quickstart": Command(QuickstartConfig, _quickstart),

@@ -161,19 +161,67 @@ class ReportConfig:
 
 @dataclass
 class PredictConfig:
-    """Labels with probabilities for images, from a learned prompt.
+    """Labels with probabilities for images, from a learned prompt or an export of it.
 
     Attributes:
-        images: image files.
-        prompt: folder of the learned prompt.
+        images: image files, folders with images anywhere below them, glob patterns in quotes, or - for
+            standard input with one of these a line.
+        prompt: folder or Hub name (ORG/NAME) of the learned prompt or of an export, or an exported file.
         classes: file with class names, one a line; by default the names it was learned on.
         top: labels per image.
+        format: text, csv with one row per image and label, or json with one object a line.
+        output: file to write instead of standard output, whole or not at all.
+        batch_size: images per step.
+        workers: processes that decode images.
+        skip_unreadable: name images that can't be read and go on without them.
     """
 
     images: list[str]
     prompt: str
     classes: Optional[str] = None  # noqa: UP045
     top: int = 5
+    format: Literal["text", "csv", "json"] = "text"
+    output: Optional[str] = None  # noqa: UP045
+    batch_size: int = 100
+    workers: int = 0
+    skip_unreadable: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """A learned prompt as a classifier matrix, an open_clip model or an ONNX file: PROMPT --to FORM OUT.
+
+    Attributes:
+        prompt: folder or Hub name of the learned prompt.
+        output: new folder for the files.
+        to: classifier is a matrix for image features, model an open_clip folder that looks the classes up,
+            onnx the image tower and the classifier.
+        classes: file with class names, one a line; by default the names it was learned on.
+    """
+
+    prompt: str
+    output: str
+    to: Literal["classifier", "model", "onnx"]
+    classes: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
+class PushConfig:
+    """A learned prompt to the Hugging Face Hub, with a model card made from its record.
+
+    Attributes:
+        folder: the learned prompt's.
+        repo: ORG/NAME; made if it is missing.
+        private: make it for its owner alone.
+        backbone: hf-hub:ORG/REPO that holds the backbone, where it was loaded from local files.
+        dry_run: folder that gets the files instead of the Hub.
+    """
+
+    folder: str
+    repo: str
+    private: bool = False
+    backbone: Optional[str] = None  # noqa: UP045
+    dry_run: Optional[str] = None  # noqa: UP045
 
 
 @dataclass
@@ -198,7 +246,8 @@ class InspectConfig:
         output: folder for the page and its pictures; by default inspect in the run's folder.
         data_root: where the datasets lie, if not where they did.
         features_dir: folder of stored image features; by default that of the folder the run lies in.
-        backbone: where the backbone lies, if not where it did; its weights must be the same.
+        backbone: where the backbone lies, if not where it did, as local-dir:FOLDER or hf-hub:ORG/REPO; its
+            weights must be the same.
         workers: processes that decode images that are not stored yet.
         images: pictures of changed predictions, for gains and for losses.
         rows: entries of each list of classes.

@@ -1,20 +1,22 @@
-"""Labels for images from a learned prompt, and the words its tokens stand near."""
+"""Labels for images from what was learned, and the words its tokens stand near."""
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from cma_tune.data.batches import encode_items
 from cma_tune.data.labels import read_class_names
-from cma_tune.data.sources import FileImages
-from cma_tune.data.splits import Item
 from cma_tune.errors import UserError
-from cma_tune.learners.base import OwnClasses
-from cma_tune.learners.saving import LEARNERS, check_context, from_pretrained, nearest_words, read_card
+from cma_tune.files import write_atomically
+from cma_tune.learners.saving import check_context, from_pretrained, nearest_words, read_card
+from cma_tune.serving.formats import Format, Labels, lines
+from cma_tune.serving.image_files import check_exist, image_files, pixel_batches
+from cma_tune.serving.predictors import Predictor, check_found, find, load
+
+log = logging.getLogger(__name__)
 
 
 def class_probabilities(
@@ -22,11 +24,11 @@ def class_probabilities(
 ) -> tuple[tuple[str, ...], torch.Tensor]:
     """Class names and probabilities ``[N, C]`` for image files.
 
-    The prompt's card, the class names and the files are looked at, in this order, before any weights load.
+    What predicts, the class names and the files are looked at, in this order, before any weights load.
 
     Args:
         images: image files.
-        prompt: folder of a learned prompt.
+        prompt: see `cma_tune.serving.predictors.find`.
         class_names: names instead of those the prompt was learned on.
         batch_size: images per step.
 
@@ -34,63 +36,106 @@ def class_probabilities(
         UserError: the prompt or an image can't be read, there is no image, a class name is given twice, or
             what was learned belongs to its own classes.
     """
-    card = read_card(prompt)
-    if class_names is not None:
-        _check_distinct(class_names)
-        kind = LEARNERS[card["learner"]]
-        if issubclass(kind, OwnClasses):
-            kind.check_classes(class_names, card["class_names"])
+    found = find(prompt)
+    check_found(found, class_names)
     if not images:
         raise UserError("Expected at least one image, got none.")
-    for image in images:
-        if not Path(image).is_file():
-            raise UserError(f"Expected an image at {image}, but there is no such file.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    learner = from_pretrained(prompt, device=device)
-    chosen = learner if class_names is None else learner.for_classes(class_names)
-    items = [Item(str(Path(image).resolve()), 0) for image in images]
-    files = FileImages(Path("/"), otherwise="leave it out")
-    transform = learner.backbone.transform
-    with torch.no_grad():
-        features = encode_items(items, files, transform, learner.encode_images, device, batch_size)
-        text = None if chosen.conditioned_on_image else chosen.text_features()
-        logits = [chosen(part.to(device), text).logits.cpu() for part in features.split(batch_size)]
-    return chosen.class_names, torch.cat(logits).softmax(dim=1)
+    check_exist(images)
+    predictor = load(found, class_names, _device())
+    rows = [row for _, row in _each(images, predictor, batch_size)]
+    return predictor.class_names, torch.stack(rows)
 
 
-def _check_distinct(class_names: Sequence[str]) -> None:
-    """Equal names would share the probability of what is one class."""
-    twice = [name for name, count in Counter(class_names).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"Expected every class name once, got {', '.join(map(repr, twice))} more than once; "
-            "remove the repetitions."
-        )
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def predict(images: Sequence[str], prompt: str, classes: str | None = None, top: int = 5) -> None:
-    """Print the most probable labels of every image.
+@torch.no_grad()
+def _each(
+    images: Sequence[str],
+    predictor: Predictor,
+    batch_size: int,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Path and probabilities ``[C]`` of every image, in order, as the batches come.
+
+    Raises:
+        UserError: an image can't be read and is not to be skipped, or none can.
+    """
+    start = left_out = 0
+    for pixels, mistakes in pixel_batches(images, predictor.transform, batch_size, workers):
+        paths = images[start : start + len(mistakes)]
+        start += len(mistakes)
+        for mistake in filter(None, mistakes):
+            if not skip_unreadable:
+                raise mistake
+            log.warning("left out: %s", mistake)
+            left_out += 1
+        if pixels is None:
+            continue
+        readable = [path for path, mistake in zip(paths, mistakes, strict=True) if mistake is None]
+        yield from zip(readable, predictor.logits(pixels).softmax(dim=1), strict=True)
+    if left_out == len(images):
+        raise UserError(f"Expected at least one image that can be read, got none among {left_out}.")
+    if left_out:
+        log.warning("%d of %d images left out", left_out, len(images))
+
+
+def predict(
+    images: Sequence[str],
+    prompt: str,
+    classes: str | None = None,
+    top: int = 5,
+    form: Format = "text",
+    output: str | None = None,
+    batch_size: int = 100,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+) -> None:
+    """Print or write the most probable labels of every image, each image once.
 
     Args:
-        images: image files.
-        prompt: folder of a learned prompt.
+        images: files, folders, glob patterns, or ``-`` for standard input.
+        prompt: see `cma_tune.serving.predictors.find`.
         classes: file of class names, one a line; by default the names the prompt was learned on.
         top: labels per image, at most.
+        form: see `cma_tune.serving.formats.lines`.
+        output: file that gets the lines instead of standard output, whole or not at all.
+        batch_size: images per step.
+        workers: processes that decode images.
+        skip_unreadable: name images that can't be read, and go on without them.
 
     Raises:
         UserError: see `class_probabilities`; or the file of class names is missing or empty.
     """
-    if top < 1:
-        raise UserError(f"Expected --top of at least 1, got {top}.")
-    read_card(prompt)  # a wrong folder is told before a wrong file of names
+    for flag, value, least in (("top", top, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
+    found = find(prompt)  # a wrong folder is told before a wrong file of names
     class_names = read_class_names(Path(classes)) if classes else None
-    names, probabilities = class_probabilities(images, prompt, class_names)
-    for image, row in zip(images, probabilities, strict=True):
-        best = row.topk(min(top, len(names)))
-        labels = "  ".join(
-            f"{names[int(i)]} {float(p):.4f}" for p, i in zip(best.values, best.indices, strict=True)
-        )
-        print(f"{image}\t{labels}")
+    check_found(found, class_names)
+    files = image_files(images)
+    if not skip_unreadable:
+        check_exist(files)
+    predictor = load(found, class_names, _device())
+    each = _each(files, predictor, batch_size, workers, skip_unreadable)
+    rows = ((path, _best(row, predictor.class_names, top)) for path, row in each)
+    if output is None:
+        for line in lines(rows, form):
+            print(line)
+    else:
+        write_atomically(Path(output).expanduser(), lambda temporary: _write(temporary, lines(rows, form)))
+
+
+def _best(row: torch.Tensor, class_names: Sequence[str], top: int) -> Labels:
+    best = row.topk(min(top, len(class_names)))
+    return [(class_names[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True)]
+
+
+def _write(path: Path, texts: Iterator[str]) -> None:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as handle:
+        handle.writelines(f"{text}\n" for text in texts)
 
 
 def words(prompt: str, count: int = 5) -> None:

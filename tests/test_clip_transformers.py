@@ -15,7 +15,7 @@ import transformers
 from families import CLASS_NAMES, IMAGE_SIZE, TEXTS, own_image_features, own_text_features, tiny_backbone
 from PIL import Image
 from torch import Tensor, nn
-from transformers_folders import FEATURES, write_family, write_pair
+from transformers_folders import FEATURES, give_siglips_tokenizer, unit, write_family, write_pair
 
 from cma_tune.clip.backbone import Backbone, TextOptions, load_backbone
 from cma_tune.clip.image_tower import image_features
@@ -98,6 +98,17 @@ def test_a_folder_gives_the_models_own_features(family: str, tmp_path: Path) -> 
         own = own_text_features(backbone, ids)
         torch.testing.assert_close(backbone.tower.encode_ids(ids), own, rtol=1e-5, atol=1e-6)
     assert_same(backbone.encode_image(images().float()), own_image_features(backbone, images().float()), 1e-5)
+
+
+def test_siglips_own_tokenizer_fills_the_context_with_its_end(tmp_path: Path) -> None:
+    """As it was trained: texts padded to one length, and no mask."""
+    own = give_siglips_tokenizer(write_family(tmp_path, "transformers-siglip"))
+    backbone = load_backbone(f"transformers-dir:{tmp_path}")
+    texts = ["a photo of a cat.", "a", "Red Dog!?"]
+    theirs = own(texts, padding="max_length", max_length=24, return_tensors="pt")["input_ids"]
+    assert torch.equal(backbone.tokenizer.tokenize(texts), theirs)
+    with torch.no_grad():
+        assert_same(backbone.encode_texts(texts), unit(own_text_features(backbone, theirs)), 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

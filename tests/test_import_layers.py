@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, str] = {
     "losses": "metrics processes",
     "data": "errors files",
     "clip": "errors files processes",
-    "learners": "clip errors files processes",
+    "hub": "clip errors",
+    "learners": "clip errors files hub processes",
     "checkpoint": "errors files processes",
     "fitting": "errors",
     "train": "checkpoint data errors fitting learners losses metrics processes",
@@ -46,7 +47,9 @@ MAY_IMPORT: dict[str, str] = {
         "source_options trackers train"
     ),
     "report": "companion_options config errors files metrics predictions recipes records",
-    "predict": "clip data errors learners",
+    "serving": "clip data errors files hub learners",
+    "sharing": "clip data errors files hub learners records",
+    "predict": "data errors files learners serving",
     "protocols": (
         "build checkpoint checks config data errors files learners messages method_options metrics options "
         "predictions processes recipes records source_options trackers train"
@@ -56,7 +59,9 @@ MAY_IMPORT: dict[str, str] = {
         "metrics predictions processes records source_options trackers train"
     ),
     "inspection": "build config data errors files learners metrics options records report",
-    "commands": "companion companion_options config inspection options predict protocols report",
+    "commands": (
+        "companion companion_options config inspection options predict protocols report serving sharing"
+    ),
     "cli": "arguments commands errors messages",
     "__main__": "cli",
     "__init__": "losses metrics processes",

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from tiny_runs import backbone
 
-import cma_tune.predict
 from cma_tune.errors import UserError
-from cma_tune.learners import CoOp, save_prompt
+from cma_tune.learners import CoOp, from_pretrained, save_prompt
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.predict import class_probabilities, predict
+from cma_tune.serving import predictors
 
 NAMES = ["zero", "one", "two"]
 
@@ -45,7 +45,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(cma_tune.predict, "from_pretrained", fail)
+    monkeypatch.setattr(predictors, "from_pretrained", fail)
 
 
 @pytest.mark.parametrize("names", [None, ["red", "striped triangle", "one", "blue"]])
@@ -53,7 +53,7 @@ def test_probabilities_are_those_of_the_learner(
     names: list[str] | None, prompt: Path, images: list[str]
 ) -> None:
     got, probabilities = class_probabilities(images, prompt, names, batch_size=1)
-    learner = cma_tune.predict.from_pretrained(prompt)
+    learner = from_pretrained(prompt)
     chosen = learner if names is None else learner.for_classes(names)
     assert list(got) == (names or NAMES)
     for path, row in zip(images, probabilities, strict=True):
@@ -113,5 +113,5 @@ def test_a_damaged_image_is_named_without_a_word_of_splits(prompt: Path, images:
         predict(images, str(prompt))
     message = str(caught.value)
     assert message.startswith(f"Expected an image at {images[1]}, but it can't be decoded")
-    assert message.endswith("; replace it or leave it out.")
+    assert message.endswith("; replace it or leave it out (--skip-unreadable does).")
     assert "split" not in message

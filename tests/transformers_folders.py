@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from families import FAMILIES, IMAGE_SIZE, tiny_model
@@ -50,7 +52,7 @@ def write_pair(folder: Path) -> tuple[str, str]:
     config = {"embed_dim": FEATURES, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = CLIP(FEATURES, vision, text, quick_gelu=True)  # type: ignore[arg-type]
+        model = CLIP(FEATURES, vision, text, quick_gelu=True)
         with torch.no_grad():
             for tensor in model.parameters():
                 tensor.add_(0.2 * torch.randn_like(tensor))
@@ -76,10 +78,36 @@ def clip_tokenizer() -> Any:
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_LENGTH)
 
 
+def give_siglips_tokenizer(folder: Path) -> Any:
+    """SigLIP's own tokenizer, over word pieces learned from two sentences, instead of the folder's."""
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    sentences = [
+        "a photo of a cat a photo of a dog striped red triangle drawn on a blue ground",
+        "x x forest",
+    ]
+    pieces = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=pieces,
+        vocab_size=60,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(pieces.getvalue())
+    tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"), model_max_length=CONTEXT_LENGTH)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def converted(state: dict[str, Tensor]) -> Any:
     """`CLIPModel` with an open_clip state's weights, every one of them written."""
-    common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 2}
-    common["hidden_act"] = "quick_gelu"  # type: ignore[assignment]
+    common: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 2}
+    common["hidden_act"] = "quick_gelu"
     text = {**common, "vocab_size": 49408, "max_position_embeddings": CONTEXT_LENGTH, "num_hidden_layers": 3}
     vision = {**common, "image_size": IMAGE_SIZE, "patch_size": 8, "num_hidden_layers": 2}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=FEATURES)
@@ -114,7 +142,7 @@ def _layer(to: str, block: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "mlp.fc1": "mlp.c_fc",
         "mlp.fc2": "mlp.c_proj",
     }
-    given = {}
+    given: dict[str, Tensor] = {}
     for part in ("weight", "bias"):
         given |= {f"{to}{own}.{part}": state[f"{block}{other}.{part}"] for own, other in names.items()}
         thirds = state[f"{block}attn.in_proj_{part}"].chunk(3)

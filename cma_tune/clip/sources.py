@@ -164,7 +164,7 @@ def _check_model_config(name: str, path: Path) -> None:
         )
 
 
-def _hub_found() -> bool:
+def hub_found() -> bool:
     """Whether the Hub's host has an address; with a proxy, it is the proxy that knows."""
     from huggingface_hub import constants
 
@@ -196,7 +196,7 @@ def offline_without_network(source: str, pretrained: str | None = None) -> Itera
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or (_may_need_hub(source, pretrained) and not _hub_found())
+    constants.HF_HUB_OFFLINE = before or (_may_need_hub(source, pretrained) and not hub_found())
     try:
         yield
     finally:

@@ -81,6 +81,27 @@ def most_confused(part: Part, count: int) -> list[Confusion]:
     return found
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Two classes and the cosine between their text features, before and after learning."""
+
+    first: str
+    second: str
+    before: float
+    after: float
+
+
+def most_similar(part: Part, count: int) -> list[Neighbours]:
+    """Pairs of classes whose text features are most similar after learning; `count` at most."""
+    before, after = part.before.class_cosines, part.after.class_cosines
+    rows, columns = torch.triu_indices(len(after), len(after), offset=1)
+    best = after[rows, columns].argsort(descending=True, stable=True)[:count]
+    return [
+        Neighbours(part.class_names[i], part.class_names[j], float(before[i, j]), float(after[i, j]))
+        for i, j in zip(rows[best].tolist(), columns[best].tolist(), strict=True)
+    ]
+
+
 def examples(part: Part, count: int) -> tuple[list[int], list[int]]:
     """Images that are right after learning alone, and those that were right before alone; `count` of each.
 
@@ -110,7 +131,7 @@ def part_figures(part: Part, count: int) -> dict[str, Any]:
 
     Args:
         part: with outputs before and after.
-        count: entries of the list of confused classes.
+        count: entries of the lists of confused and of similar classes.
     """
     before, after = part.before, part.after
     gained, lost = after.correct & ~before.correct, before.correct & ~after.correct
@@ -123,12 +144,13 @@ def part_figures(part: Part, count: int) -> dict[str, Any]:
         "changed": {"gained": int(gained.sum()), "lost": int(lost.sum()), "still_wrong": int(other.sum())},
         "by_class": [vars(one) for one in class_changes(part)],
         "confused": [vars(one) for one in most_confused(part, count)],
+        "similar": [vars(one) for one in most_similar(part, count)],
         "reliability": {"before": _reliability(before), "after": _reliability(after)},
     }
 
 
 def summary(outputs: Outputs) -> dict[str, float]:
-    """Accuracy (%), mean confidence (%), ECE (points), NLL (nats), Brier score, and similarities (cosines)."""
+    """Accuracy (%), mean confidence (%), ECE (points), NLL (nats), Brier score, mean cosine of classes."""
     classes = len(outputs.class_cosines)
     others = outputs.class_cosines.sum() - outputs.class_cosines.trace()
     return {

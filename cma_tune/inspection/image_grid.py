@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 SIDE = 224
-"""Pixels that an image is scaled down to."""
+"""Pixels of an image."""
+SIZE, LINE = 7.5, 10
+"""Of letters and of lines, in points."""
 
 
 def changes_picture(part: Part, images: ImageSource, count: int) -> Figure | None:
@@ -53,8 +55,8 @@ def _number(part: Part, gained: bool) -> int:
 def _draw_block(
     place: SubFigure, title: str, indices: Sequence[int], part: Part, images: ImageSource
 ) -> None:
-    place.suptitle(title, fontsize=11, fontweight="bold")
-    panels = place.subplots(-(-len(indices) // COLUMNS), COLUMNS, squeeze=False).flat
+    place.suptitle(f"{title}\n", fontsize=10, fontweight="bold")  # the layout knows nothing of the captions
+    panels = place.subplots(-(-len(indices) // COLUMNS), COLUMNS, squeeze=False).flatten()
     for axes in panels:
         axes.set_axis_off()
     for axes, index in zip(panels, indices, strict=False):
@@ -62,22 +64,20 @@ def _draw_block(
 
 
 def _draw_image(axes: Axes, index: int, part: Part, images: ImageSource) -> None:
-    item, before, after = part.items[index], part.before, part.after
-    image = images.load(item.key)
-    image.thumbnail((SIDE, SIDE))
-    axes.imshow(image)
-    names = part.class_names
-    lines = [("true", names[item.label], "black")]
-    for when, outputs in (("before", before), ("after", after)):
-        color = COLORS[2] if outputs.correct[index] else COLORS[1]
-        said = f"{names[int(outputs.predicted[index])]}"
-        lines.append((when, f"{short(said, 18)} {100 * float(outputs.confidence[index]):.0f} %", color))
-    for number, (when, text, color) in enumerate(reversed(lines)):
-        axes.text(
-            0,
-            1.03 + 0.11 * number,
-            f"{when}: {short(text, 26)}",
-            transform=axes.transAxes,
-            color=color,
-            fontsize=7.5,
+    from PIL import ImageOps
+
+    item, names = part.items[index], part.class_names
+    # On a square, so that the captions of a row stand beside each other.
+    axes.imshow(ImageOps.pad(images.load(item.key), (SIDE, SIDE), color="white"))
+    axes.set_title(f"true: {short(names[item.label], 26)}", loc="left", fontsize=SIZE, pad=2.2 * LINE + 4)
+    for line, (when, outputs) in enumerate((("after", part.after), ("before", part.before))):
+        said = short(names[int(outputs.predicted[index])], 24)
+        axes.annotate(
+            f"{when}: {said} {100 * float(outputs.confidence[index]):.0f} %",
+            (0, 1),
+            (0, line * LINE + 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=COLORS[2] if outputs.correct[index] else COLORS[1],
+            fontsize=SIZE,
         )

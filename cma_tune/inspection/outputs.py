@@ -118,7 +118,10 @@ def _as_it_was(record: Record, config: InspectConfig) -> ZeroShotConfig:
         "workers": config.workers,
         "compile": False,  # takes longer than all there is to do
     }
-    content |= {name: value for name in ("data_root", "backbone") if (value := getattr(config, name))}
+    if config.data_root:
+        content["data_root"] = config.data_root
+    if config.backbone:  # brings its weights along
+        content |= {"backbone": config.backbone, "pretrained": None, "model_config": None}
     return ZeroShotConfig(**content)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cma_tune.inspection.figures import ClassChange, most_changed, most_confused, summary
+from cma_tune.inspection.figures import ClassChange, most_changed, most_confused, most_similar, summary
 from cma_tune.inspection.outputs import Outputs, Part
 from cma_tune.records import Record
 from cma_tune.report.escapes import markdown_escaped
@@ -83,6 +83,14 @@ def part_sheets(part: Part, method: str, rows: int) -> list[Sheet]:
             (one.true, one.predicted, *map(str, (one.images, one.of, one.before))) for one in confused
         )
         sheets.append(Sheet("Most confused after learning", headers, pairs, labels=2))
+    similar = most_similar(part, rows)
+    if similar:
+        columns = ("class", "other class", "cosine before", "cosine after")
+        neighbours = tuple(
+            (one.first, one.second, Entry(one.before, digits=3), Entry(one.after, digits=3))
+            for one in similar
+        )
+        sheets.append(Sheet("Most similar texts after learning", columns, neighbours, labels=2))
     return sheets
 
 

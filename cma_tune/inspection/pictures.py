@@ -86,27 +86,35 @@ def _most_confused_classes(part: Part, count: int = 20) -> list[int]:
 
 def _confusion(axes: Axes, counts: Tensor, totals: Tensor, names: Sequence[str], title: str) -> AxesImage:
     percent = 100 * counts.double() / totals[:, None]
-    drawn = _heat_map(axes, percent, names, title, (0.0, 100.0))
+    drawn = _heat_map(axes, percent, names, title, (0.0, 100.0), "Blues")
     if len(names) <= NAMED:
         size = 7 if len(names) <= NUMBERED else 5
         for row, column in counts.nonzero().tolist():
-            color = "black" if percent[row, column] > 55 else "white"
+            color = "white" if percent[row, column] > 55 else "black"
             number = str(int(counts[row, column]))
             axes.text(column, row, number, ha="center", va="center", color=color, fontsize=size)
     return drawn
 
 
 def _heat_map(
-    axes: Axes, matrix: Tensor, names: Sequence[str], title: str, scale: tuple[float, float]
+    axes: Axes,
+    matrix: Tensor,
+    names: Sequence[str],
+    title: str,
+    scale: tuple[float, float],
+    colors: str = "cividis",
 ) -> AxesImage:
     axes.set_facecolor("#DDDDDD")  # where there is nothing
-    drawn = axes.imshow(matrix.numpy(), cmap="cividis", vmin=scale[0], vmax=scale[1], interpolation="nearest")
+    drawn = axes.imshow(matrix.numpy(), cmap=colors, vmin=scale[0], vmax=scale[1], interpolation="nearest")
     axes.set_title(title, fontsize=10)
-    if 0 < len(names) <= NAMED:
+    if len(names) <= NAMED:
         size = 8 if len(names) <= NUMBERED else 6
         shown = [short(name) for name in names]
         axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), shown, fontsize=size)
+    else:
+        axes.set_xlabel("class, by its number")
+        axes.set_ylabel("class, by its number")
     return drawn
 
 

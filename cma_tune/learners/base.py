@@ -54,14 +54,14 @@ class Learner(nn.Module):
         conditioned_on_image: text features differ from image to image.
         trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
             takes part in training.
-        weights_file: name of the file that its state is saved to.
+        files: name of the file that its state is saved to, then those of `more_files`.
         class_names: names the logits stand for, in order.
     """
 
     name: str = ""
     conditioned_on_image: bool = False
     trains_images: bool = False
-    weights_file: str = "prompt.safetensors"
+    files: tuple[str, ...] = ("prompt.safetensors",)
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -96,6 +96,13 @@ class Learner(nn.Module):
         """Logits ``[B, C]`` for features ``[B, D]`` and ``[C, D]`` or ``[B, C, D]``, in full precision."""
         values = cosines(image_features, text_features)
         return self.backbone.scale.to(values) * values
+
+    def classifier_rows(self) -> Tensor | None:
+        """Rows W ``[C, D]`` that make logits s·f·Wᵀ of unit image features f, s being the backbone's scale.
+
+        None where the logits are no such product; a method with logits of its own has to say.
+        """
+        return None if self.conditioned_on_image else self.text_features()
 
     def regulariser(self, output: PromptOutput) -> Tensor | None:
         """What the method adds to cross-entropy, weighed already.
@@ -140,9 +147,14 @@ class Learner(nn.Module):
         """What makes this learner again beside backbone, class names and state: JSON for its card."""
         return {}
 
-    def more_files(self) -> dict[str, bytes]:
-        """Files beside weights and card, for other libraries, by name."""
-        return {}
+    def more_files(self) -> tuple[bytes, ...]:
+        """Contents of the files beside weights and card, for other libraries."""
+        return ()
+
+    @classmethod
+    def card_trains_images(cls, card: Mapping[str, Any]) -> bool:
+        """Whether the learner that a card is of `trains_images`."""
+        return cls.trains_images
 
     @classmethod
     def from_card(

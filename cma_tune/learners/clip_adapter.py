@@ -66,6 +66,9 @@ class ClipAdapter(Learner):
         new = self.up(self.down(image_features.to(self.down.weight)).relu())
         return nn.functional.normalize(self.ratio * new + (1 - self.ratio) * image_features, dim=-1)
 
+    def classifier_rows(self) -> None:
+        """None: the image features are adapted first."""
+
     def forward(self, image_features: Tensor, text_features: Tensor | None = None) -> PromptOutput:
         """See `Learner`; the image features of the output are the adapted ones."""
         return super().forward(self.adapted(image_features), text_features)

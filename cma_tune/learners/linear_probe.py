@@ -50,6 +50,10 @@ class LinearProbe(OwnClasses):
         values = image_features @ self.rows.to(image_features).T
         return self.backbone.scale.to(values) * values
 
+    def classifier_rows(self) -> Tensor:
+        """W itself, whose rows have lengths of their own."""
+        return self.rows
+
     @classmethod
     def from_card(
         cls,

@@ -55,7 +55,7 @@ class Lora(Learner):
 
     name = "lora"
     trains_images = True
-    weights_file = WEIGHTS
+    files = (WEIGHTS, CONFIG)
     embeddings: Tensor
 
     def __init__(
@@ -114,9 +114,14 @@ class Lora(Learner):
         """Where LoRA is, and the templates."""
         return {"options": {**asdict(self.options), "templates": list(self.templates)}}
 
-    def more_files(self) -> dict[str, bytes]:
+    def more_files(self) -> tuple[bytes, ...]:
         """peft's config."""
-        return {CONFIG: self._adapted.config_file()}
+        return (self._adapted.config_file(),)
+
+    @classmethod
+    def card_trains_images(cls, card: Mapping[str, Any]) -> bool:
+        """See `Learner.card_trains_images`."""
+        return bool(card.get("options", {}).get("towers") != "text")
 
     @classmethod
     def from_card(

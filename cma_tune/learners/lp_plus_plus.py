@@ -71,6 +71,10 @@ class LpPlusPlus(OwnClasses):
         """fᵢ·(w_k + α_k·t_k), whatever the text features; the backbone's logit scale plays no part."""
         return image_features @ self._rows().to(image_features).T
 
+    def classifier_rows(self) -> Tensor:
+        """The blended rows over the scale, which plays no part here."""
+        return self._rows() / self.backbone.scale.to(self.prototypes)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """w with its step, and α with its own."""
         of_w, of_alpha = self.rates

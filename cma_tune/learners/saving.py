@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_atomically, write_json
+from cma_tune.hub import local_folder
 from cma_tune.learners.base import Learner
 from cma_tune.learners.clip_adapter import ClipAdapter
 from cma_tune.learners.cocoop import CoCoOp
@@ -37,6 +38,8 @@ _KINDS: tuple[type[Learner], ...] = (
     Lora,
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}
+SHARED = (CARD, *sorted({name for kind in _KINDS for name in kind.files}))
+"""All that is read of a prompt, and so all that goes to the Hub and comes from it."""
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, A
     taken = sorted(set(card) & set(provenance or {}))
     if taken:
         raise ValueError(f"Expected other names than the card's own in provenance, got {', '.join(taken)}.")
-    for name, content in {learner.weights_file: weights, **learner.more_files()}.items():
+    for name, content in zip(learner.files, (weights, *learner.more_files()), strict=True):
         write_atomically(folder / name, partial(_write, content=content))
     write_json(folder / CARD, {**card, **(provenance or {})})
 
@@ -77,13 +80,22 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def read_card(folder: Path | str) -> dict[str, Any]:
-    """The card of a saved prompt.
+def prompt_folder(source: Path | str) -> Path:
+    """A prompt's folder; that of a Hub name is fetched.
+
+    Raises:
+        UserError: see `local_folder`.
+    """
+    return local_folder(source, SHARED, "a learned prompt")
+
+
+def read_card(source: Path | str) -> dict[str, Any]:
+    """The card of a prompt in a folder or on the Hub.
 
     Raises:
         UserError: there is none, or it is of another format.
     """
-    path = Path(folder) / CARD
+    path = prompt_folder(source) / CARD
     card = read_json(path, "the card of a learned prompt")
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
         raise UserError(
@@ -101,12 +113,18 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     return card
 
 
-def _read_weights(path: Path, digest: str) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors beside a card.
+
+    Raises:
+        UserError: they are missing, damaged or not those that the card was written for.
+    """
+    path = folder / LEARNERS[card["learner"]].files[0]
     try:
         content = path.read_bytes()
     except OSError:
         raise UserError(f"Expected the weights of a learned prompt at {path}, but can't read them.") from None
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != card["weights"]:
         raise UserError(
             f"Expected the weights that {path.parent / CARD} was written for at {path}, got others or a "
             "damaged file; save the prompt again."
@@ -118,38 +136,25 @@ def _read_weights(path: Path, digest: str) -> dict[str, torch.Tensor]:
 
 
 def from_pretrained(
-    folder: Path | str, backbone: Backbone | None = None, device: torch.device | str = "cpu"
+    source: Path | str, backbone: Backbone | None = None, device: torch.device | str = "cpu"
 ) -> Learner:
     """Load a learned prompt, with its backbone if none is given. It is frozen, ready to predict.
 
     Args:
-        folder: what `save_prompt` wrote.
+        source: folder that `save_prompt` wrote, or a repository ``ORG/NAME`` on the Hub. Safetensors and JSON
+            are all that is fetched and read.
         backbone: the model it was learned on, if it is there already.
         device: where the backbone is loaded to if it is not.
 
     Raises:
         UserError: files are missing or don't fit, or the backbone's weights are not those it was learned on.
     """
-    folder = Path(folder)
+    folder = prompt_folder(source)
     card = read_card(folder)
-    kind = LEARNERS[card["learner"]]
-    weights = _read_weights(folder / kind.weights_file, card["weights"])
-    wanted = card["backbone"]
-    if backbone is None:
-        backbone = load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
-    if backbone.weights_digest != wanted["weights"]:
-        raise UserError(
-            f"Expected the backbone that {folder} was learned on ({wanted['name']}, weights "
-            f"{wanted['weights'][:12]}), got {backbone.name} with weights {backbone.weights_digest[:12]}; "
-            "load the same weights."
-        )
-    if backbone.preprocessing.digest() != wanted["preprocessing"]:
-        log.warning(
-            "The backbone's preprocessing is not the one that %s was learned with; its figures may not hold.",
-            folder,
-        )
+    weights = read_weights(folder, card)
+    backbone = backbone_for(card["backbone"], folder, backbone, device)
     try:
-        learner = kind.from_card(backbone, card["class_names"], card, weights)
+        learner = LEARNERS[card["learner"]].from_card(backbone, card["class_names"], card, weights)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -164,6 +169,39 @@ def from_pretrained(
         raise UserError(f"Expected weights that fit the card in {folder}, but: {reason}.") from None
     learner.requires_grad_(False)
     return learner
+
+
+def backbone_for(
+    wanted: Mapping[str, Any],
+    learned: Path,
+    backbone: Backbone | None = None,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """The backbone that something was learned on, loaded if it is not given.
+
+    Args:
+        wanted: what `Backbone.describe` said then.
+        learned: what was learned, for messages.
+        backbone: one that may be it.
+        device: where it is loaded to.
+
+    Raises:
+        UserError: it can't be loaded, or its weights are others.
+    """
+    if backbone is None:
+        backbone = load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
+    if backbone.weights_digest != wanted["weights"]:
+        raise UserError(
+            f"Expected the backbone that {learned} was learned on ({wanted['name']}, weights "
+            f"{wanted['weights'][:12]}), got {backbone.name} with weights {backbone.weights_digest[:12]}; "
+            "load the same weights."
+        )
+    if backbone.preprocessing.digest() != wanted["preprocessing"]:
+        log.warning(
+            "The backbone's preprocessing is not the one that %s was learned with; its figures may not hold.",
+            learned,
+        )
+    return backbone
 
 
 def check_context(card: Mapping[str, Any]) -> None:

@@ -70,6 +70,9 @@ class TipAdapter(OwnClasses):
         """See the class; the text features given play no part."""
         return self._blend(*self._parts(image_features), self.alpha, self.beta)
 
+    def classifier_rows(self) -> None:
+        """None: the cache's part is no product with the image features."""
+
     def _parts(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
         """Zero-shot logits ``[B, C]`` and cosines with the cache ``[B, N]``."""
         zero_shot = cosines(image_features, self.embeddings.to(image_features))

@@ -19,7 +19,7 @@ from cma_tune.checks import check, check_transfer
 from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_entries, slug
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
-from cma_tune.learners.saving import from_pretrained, read_card
+from cma_tune.learners.saving import from_pretrained, prompt_folder, read_card
 from cma_tune.method_options import PAPER_FORM, OptimConfig, default_optimizer
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
@@ -191,7 +191,7 @@ def transfer_run(protocol: str, config: CrossDatasetConfig, run: Run) -> Transfe
 def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, Any]) -> Learned:
     """A saved prompt; the record beside it, if it is still there, says how it was learned."""
     assert config.prompt is not None
-    folder = Path(config.prompt)
+    folder = prompt_folder(config.prompt)
     # What it holds, not where it lies, decides the result.
     run = TransferRun(protocol, replace(config, prompt=card["weights"]))
     path = folder.parent / FILE

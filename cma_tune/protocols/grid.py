@@ -62,7 +62,7 @@ def grid(config: GridConfig) -> None:
     tasks = plan(config)
     records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
     rest = [task for task in tasks if task not in records]
-    if rest and config.cluster and not config.workers:
+    if len(rest) > 1 and config.cluster and not config.workers:
         print(f"one job does all {len(rest)} runs: without --workers N, --cluster submits a single one")
     if config.dry_run:
         _preview(config, tasks, records)

@@ -18,7 +18,7 @@ from cma_tune.records import Record, find_records
 TRAINING_SECONDS = "seconds_since_last_start"
 
 NOT_COVERED = (
-    "not in it: starting, loading weights, and what a process does once for a dataset's test images in a grid"
+    "not in it: what each process does once, which is to start, to load weights and to encode test images"
 )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cma_tune.build import Setup, recipe
 from cma_tune.config import FewShotConfig, Run, entries, expand, searched
-from cma_tune.data.own_catalog import own_entries
+from cma_tune.data.own_catalog import own_weights
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.learners import Learner
@@ -28,7 +28,10 @@ from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossEr
 CHECKPOINT = "checkpoint.safetensors"
 
 WALL_SECONDS = "wall_seconds_since_last_start"
-"""In a record: seconds of the whole run, encoding and evaluation with it."""
+"""In a record: seconds of the whole run, with encoding and evaluation.
+
+What several runs share counts for the first that needs it, or for none in a grid, which does it before.
+"""
 
 
 def each_run(
@@ -75,8 +78,7 @@ def runs_of(protocol: str, config: FewShotConfig) -> list[Run]:
     Raises:
         UserError: neither has one.
     """
-    own = own_entries().get(config.dataset)
-    return expand(protocol, config, getattr(own, "weight", None))
+    return expand(protocol, config, own_weights().get(config.dataset))
 
 
 def finished(run: Run, setup: Setup) -> Record | None:

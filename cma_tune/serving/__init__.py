@@ -1,0 +1,1 @@
+"""Learned classifiers for use: exported, opened again, and run on images."""

@@ -1,0 +1,176 @@
+"""What predicts: a learned prompt or any exported form, found by what lies in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cma_tune.clip.backbone import Preprocessing
+from cma_tune.clip.sources import failure_reason, quiet
+from cma_tune.data.images import Transform
+from cma_tune.errors import UserError
+from cma_tune.hub import local_folder
+from cma_tune.learners.saving import CARD, SHARED, backbone_for, from_pretrained, read_card
+from cma_tune.serving import description as described
+from cma_tune.serving.classifier import MATRIX, read_classifier
+from cma_tune.serving.description import Form, read_description
+from cma_tune.serving.encoding import image_encoder
+from cma_tune.serving.lookup_model import CONFIG, WEIGHTS
+from cma_tune.serving.names import check_names
+from cma_tune.serving.onnx_file import MODEL, open_onnx, run_onnx
+
+FILES = (*SHARED, described.FILE, MATRIX, CONFIG, WEIGHTS, MODEL, f"{MODEL}.data")
+"""All that is read of a repository on the Hub."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Images to logits.
+
+    Attributes:
+        class_names: what the logits stand for.
+        transform: from an image to ``[3, H, W]``.
+        logits: images ``[B, 3, H, W]`` → logits ``[B, C]``, both on the CPU.
+    """
+
+    class_names: tuple[str, ...]
+    transform: Transform
+    logits: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to predict with; no weights are loaded yet.
+
+    Attributes:
+        form: prompt, or one of the exported ones.
+        path: its folder, or a file.
+        card: a prompt's.
+    """
+
+    form: Literal["prompt"] | Form
+    path: Path
+    card: dict[str, Any] | None = None
+
+
+def find(source: str | Path) -> Found:
+    """What `source` is.
+
+    Args:
+        source: folder of a learned prompt or of an export, an exported ``.onnx`` or ``.safetensors`` file, or
+            a repository ``ORG/NAME`` on the Hub with such files in it.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    path = local_folder(source, FILES, "a learned prompt or an exported classifier")
+    if path.is_file():
+        if path.suffix not in (".onnx", ".safetensors"):
+            raise UserError(
+                f"Expected a folder, an .onnx or a .safetensors file to predict with, got the file {path}."
+            )
+        return Found("onnx" if path.suffix == ".onnx" else "classifier", path)
+    if (path / described.FILE).is_file() and not (path / CARD).is_file():
+        return Found(read_description(path / described.FILE).form, path)
+    return Found("prompt", path, read_card(path))
+
+
+def check_found(found: Found, class_names: Sequence[str] | None) -> None:
+    """Check class names that are asked for before weights load.
+
+    Raises:
+        UserError: what is found has classes of its own, or a name is given twice.
+    """
+    if class_names is None:
+        return
+    if found.card is None:
+        raise UserError(
+            f"Expected no class names of your own with an exported {found.form}, whose classes are fixed; "
+            "export the prompt again with --classes."
+        )
+    check_names(class_names, found.card)
+
+
+def load(found: Found, class_names: Sequence[str] | None, device: torch.device) -> Predictor:
+    """Load the weights.
+
+    Raises:
+        UserError: they are missing, damaged, or not those of the description beside them.
+    """
+    if found.form == "prompt":
+        return _prompt(found.path, class_names, device)
+    return {"classifier": _classifier, "model": _model, "onnx": _onnx}[found.form](found.path, device)
+
+
+def _prompt(folder: Path, class_names: Sequence[str] | None, device: torch.device) -> Predictor:
+    learner = from_pretrained(folder, device=device)
+    chosen = learner if class_names is None else learner.for_classes(class_names)
+    text = None if chosen.conditioned_on_image else chosen.text_features()
+    encode = image_encoder(chosen)
+
+    def logits(images: Tensor) -> Tensor:
+        return chosen(encode(images.to(device)), text).logits.cpu()
+
+    return Predictor(chosen.class_names, learner.backbone.transform, logits)
+
+
+def _classifier(path: Path, device: torch.device) -> Predictor:
+    path = path / MATRIX if path.is_dir() else path
+    matrix, description = read_classifier(path)
+    backbone = backbone_for(description.backbone, path, device=device)
+    rows = description.scale * matrix.to(device)
+
+    def logits(images: Tensor) -> Tensor:
+        return (backbone.encode_image(images.to(device)) @ rows.T).cpu()
+
+    return Predictor(description.class_names, backbone.transform, logits)
+
+
+def _model(folder: Path, device: torch.device) -> Predictor:
+    import open_clip
+
+    description = read_description(folder / described.FILE)
+    try:
+        with quiet():
+            model, transform = open_clip.create_model_from_pretrained(
+                f"local-dir:{folder}", device=device, weights_only=True
+            )
+    except Exception as error:  # open_clip raises anything here
+        raise UserError(
+            f"Expected an open_clip model in {folder}, but it can't be loaded: {failure_reason(error)}."
+        ) from None
+    model.eval()  # open_clip leaves it in training mode
+    ids = torch.arange(len(description.class_names), device=device)[:, None]
+    text = model.encode_text(ids, normalize=True)
+
+    def logits(images: Tensor) -> Tensor:
+        features = model.encode_image(images.to(device), normalize=True)
+        return (model.logit_scale.exp() * features @ text.T).cpu()
+
+    return Predictor(description.class_names, transform, logits)
+
+
+def _onnx(path: Path, device: torch.device) -> Predictor:
+    session, description = open_onnx(path / MODEL if path.is_dir() else path)
+    transform = _transform(description.preprocessing)
+    return Predictor(description.class_names, transform, lambda images: run_onnx(session, images))
+
+
+def _transform(preprocessing: Preprocessing) -> Transform:
+    """open_clip's own, as the backbone's is."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(
+        size=preprocessing.size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        resize_mode=preprocessing.resize_mode,
+    )
+    transform: Transform = image_transform_v2(config, is_train=False)
+    return transform

@@ -1,0 +1,277 @@
+"""Exported classifiers: other programs, without this package, get the learner's logits from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import open_clip
+import pytest
+import torch
+from families import CLASS_NAMES, FAMILIES, model_config, tiny_backbone
+from safetensors import safe_open
+from tiny_runs import backbone, coop, random_features
+from torch import Tensor, nn
+
+from cma_tune.cli import main
+from cma_tune.clip.backbone import Backbone, load_backbone
+from cma_tune.errors import UserError
+from cma_tune.learners import (
+    ClipAdapter,
+    CoCoOp,
+    CoOp,
+    Learner,
+    LinearProbe,
+    LpPlusPlus,
+    Support,
+    Tcp,
+    TipAdapter,
+    TipAdapterF,
+    ZeroShot,
+    save_prompt,
+)
+from cma_tune.learners.coop import ContextOptions
+from cma_tune.serving import export as exporting
+from cma_tune.serving.classifier import linear_rows
+from cma_tune.serving.export import export
+from cma_tune.serving.lookup_model import write_model
+from cma_tune.serving.onnx_file import ImagesToLogits, write_onnx
+
+NAMES = ("cat", "red dog", "F-16A/B")
+TEMPLATES = ["a photo of a {}."]
+
+
+def learners() -> dict[str, Learner]:
+    """One of every kind of logits, on the tiny CLIP."""
+    model = backbone()
+    features, labels = random_features(9, 3, seed=2)
+    support = Support(features[0], labels)
+    embeddings = ZeroShot(model, NAMES, TEMPLATES).embeddings
+    made: list[Learner] = [
+        coop(NAMES),
+        CoCoOp(model, NAMES, ContextOptions(2)),
+        Tcp(model, NAMES, TEMPLATES, ContextOptions(2)),
+        LinearProbe(model, NAMES, 3 * torch.randn(3, 12, generator=torch.Generator().manual_seed(1))),
+        LpPlusPlus(model, NAMES, embeddings, support),
+        TipAdapter(model, NAMES, embeddings, support),
+        TipAdapterF(model, NAMES, embeddings, support),
+        ClipAdapter(model, NAMES, TEMPLATES),
+    ]
+    return {learner.name: learner.requires_grad_(False) for learner in made}
+
+
+def saved(learner: Learner, folder: Path) -> Path:
+    save_prompt(learner, folder, {"dataset": "pets", "figures": {"accuracy": 50.0}, "seed": 1})
+    return folder
+
+
+def images(count: int, model: Backbone) -> Tensor:
+    """Pixels ``[count, 3, H, W]``."""
+    size = model.preprocessing.size
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(3))
+
+
+def expected_logits(learner: Learner, pixels: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = learner(learner.backbone.encode_image(pixels)).logits
+    return logits
+
+
+@pytest.mark.parametrize("name", ["coop", "tcp", "linear_probe", "lp_plus_plus"])
+def test_a_matrix_gives_the_logits(name: str, tmp_path: Path) -> None:
+    learner = learners()[name]
+    export(saved(learner, tmp_path / "prompt"), "classifier", tmp_path / "out")
+    with safe_open(tmp_path / "out" / "classifier.safetensors", framework="pt") as opened:
+        matrix = opened.get_tensor("classifier")
+        said = json.loads(opened.metadata()["cma_tune"])
+        assert list(opened.keys()) == ["classifier"]
+    assert said == json.loads((tmp_path / "out" / "classifier.json").read_text())
+    assert said["class_names"] == list(NAMES) and said["learner"] == name
+    assert said["backbone"] == backbone().describe()
+    assert said["preprocessing"]["mean"] == [0.5] * 3 and said["preprocessing"]["size"] == [32, 32]
+    assert said["learned"] == {"dataset": "pets", "figures": {"accuracy": 50.0}}
+    # By open_clip's own encoder.
+    pixels = images(5, backbone())
+    model: Any = backbone().model
+    with torch.no_grad():
+        features = model.encode_image(pixels, normalize=True)
+    logits = said["scale"] * features @ matrix.T
+    torch.testing.assert_close(logits, expected_logits(learner, pixels), rtol=1e-5, atol=1e-4)
+
+
+def test_other_class_names_are_baked_in(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("bird\nred dog\n")
+    prompt = saved(coop(NAMES), tmp_path / "prompt")
+    names, output = str(tmp_path / "names.txt"), str(tmp_path / "out")
+    main(["export", str(prompt), "--to", "classifier", output, "--classes", names])
+    said = json.loads((tmp_path / "out" / "classifier.json").read_text())
+    assert said["class_names"] == ["bird", "red dog"]
+    assert said["learned"] == {}  # the prompt's figures are of other classes
+    with safe_open(tmp_path / "out" / "classifier.safetensors", framework="pt") as opened:
+        matrix = opened.get_tensor("classifier")
+    torch.testing.assert_close(matrix, coop(NAMES).for_classes(["bird", "red dog"]).text_features().detach())
+
+
+def test_open_clip_alone_gives_the_logits(tmp_path: Path) -> None:
+    learner = coop(NAMES)
+    export(saved(learner, tmp_path / "prompt"), "model", tmp_path / "out")
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'out'}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")
+    pixels = images(4, backbone())
+    order = [2, 0, 1]
+    with torch.no_grad():
+        image, text, scale = model(pixels, tokenizer([NAMES[i] for i in order]))
+    expected = expected_logits(learner, pixels)[:, order]
+    torch.testing.assert_close(scale * image @ text.T, expected, rtol=1e-5, atol=1e-4)
+    assert str(transform) == str(backbone().transform)
+    with torch.no_grad():  # of unit length before they are normalised, too
+        raw = model.encode_text(tokenizer(list(NAMES)))
+    torch.testing.assert_close(raw, learner.text_features().detach(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(Exception, match="UNK"):
+        tokenizer(["a photo of a cat."])
+
+
+@pytest.mark.parametrize("family", ["clip-resnet", "custom-text-timm", "coca", "siglip", "hf-roberta-mean"])
+def test_every_kind_of_model_becomes_a_plain_one(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_backbone(family, torch.float32)
+    learner = CoOp(model, CLASS_NAMES, ContextOptions(2)).requires_grad_(False)
+    config = model_config(FAMILIES[family], model.tokenizer._tokenizer, tmp_path / "tokenizer")
+    with monkeypatch.context() as patch:  # such a random model is in no list of open_clip's
+        patch.setattr(open_clip, "get_model_config", lambda name: config)
+        write_model(learner, tmp_path, {})
+    plain, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    plain.eval()
+    assert type(plain) is open_clip.CLIP
+    pixels = images(2, model)
+    with torch.no_grad():
+        image, text, scale = plain(pixels, torch.arange(len(CLASS_NAMES))[:, None])
+    torch.testing.assert_close(scale * image @ text.T, expected_logits(learner, pixels), rtol=1e-4, atol=1e-4)
+
+
+def check_onnx(learner: Learner, folder: Path) -> None:
+    """The file's logits are those of torch for several numbers of images, by onnxruntime alone."""
+    write_onnx(learner, folder, {})
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 2, 9):  # on a CPU, the backbone takes 8 images at once
+        pixels = images(count, learner.backbone)
+        (logits,) = session.run(["logits"], {"images": pixels.numpy()})
+        expected = expected_logits(learner, pixels)
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+    said = json.loads(session.get_modelmeta().custom_metadata_map["cma_tune"])
+    assert said["class_names"] == list(learner.class_names)
+    assert [path.name for path in sorted(folder.iterdir())] == ["classifier.json", "model.onnx"]
+
+
+def test_onnx_of_a_method_with_logits_of_its_own(tmp_path: Path) -> None:
+    check_onnx(learners()["tip_adapter"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "clip_adapter"])
+def test_what_is_traced_gives_the_logits(name: str) -> None:
+    learner, pixels = learners()[name], images(9, backbone())
+    module = ImagesToLogits(learner).eval()
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module, (images(3, backbone()),), dynamic_shapes=batch).module()
+    with torch.no_grad():
+        got = program(pixels)
+    torch.testing.assert_close(got, expected_logits(learner, pixels), rtol=1e-5, atol=1e-4)
+
+
+def test_onnx_of_the_embedded_backbone(tmp_path: Path) -> None:
+    check_onnx(CoOp(load_backbone("embedded"), NAMES, ContextOptions(2)).requires_grad_(False), tmp_path)
+
+
+def test_a_learners_own_image_tower_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced in torch: the graph goes through what the learner encodes with."""
+
+    def doubled(self: Learner, pixels: Tensor) -> Tensor:
+        return nn.functional.normalize(self.backbone.encode_image(pixels) + 1, dim=-1)
+
+    plain = ImagesToLogits(coop(NAMES))
+    pixels = images(2, backbone())
+    with torch.no_grad():
+        before = plain(pixels)
+        monkeypatch.setattr(CoOp, "encode_images", doubled, raising=False)
+        learner = coop(NAMES)
+        expected = learner(doubled(learner, pixels)).logits
+        torch.testing.assert_close(ImagesToLogits(learner)(pixels), expected)
+    assert not torch.allclose(before, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("cocoop", "classifier", "got 'cocoop', whose text is conditioned on the image"),
+        ("cocoop", "model", "got 'cocoop', whose text is conditioned on the image"),
+        ("cocoop", "onnx", "got 'cocoop', whose text is conditioned on the image"),
+        ("tip_adapter", "classifier", "got 'tip_adapter', whose are not; export it with --to onnx"),
+        ("tip_adapter_f", "model", "got 'tip_adapter_f', whose are not; export it with --to onnx"),
+        ("clip_adapter", "classifier", "got 'clip_adapter', whose are not; export it with --to onnx"),
+        ("linear_probe", "model", "got 'linear_probe', whose rows have lengths of their own"),
+        ("lp_plus_plus", "model", "got 'lp_plus_plus', whose rows have lengths of their own"),
+    ],
+)
+def test_forms_that_a_method_has_not_are_refused_by_name(
+    name: str, form: Any, message: str, tmp_path: Path
+) -> None:
+    prompt = saved(learners()[name], tmp_path / "prompt")
+    with pytest.raises(UserError, match=message) as caught:
+        export(prompt, form, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
+
+
+def test_a_method_that_changes_the_image_tower_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CoOp, "trains_images", True)
+    with pytest.raises(UserError, match="leaves the image tower as it is, got 'coop'"):
+        linear_rows(coop(NAMES))
+
+
+def test_rows_that_do_not_make_the_logits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learners()["tip_adapter"]
+    monkeypatch.setattr(TipAdapter, "classifier_rows", Learner.classifier_rows)  # as if it had forgotten
+    with pytest.raises(UserError, match="got 'tip_adapter', whose are not"):
+        linear_rows(learner)
+
+
+def test_mistakes_are_told_before_any_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = saved(learners()["linear_probe"], tmp_path / "prompt")
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(exporting, "from_pretrained", fail)
+    (tmp_path / "names.txt").write_text("bird\n")
+    with pytest.raises(UserError, match="class names that 'linear_probe' was learned on"):
+        export(prompt, "classifier", tmp_path / "out", tmp_path / "names.txt")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"new or empty folder to write to, got .*full"):
+        export(prompt, "classifier", tmp_path / "full")
+    with pytest.raises(UserError, match=r"card of a learned prompt"):
+        export(tmp_path, "classifier", tmp_path / "out")
+
+
+def test_too_many_words_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "prompt", "--to", "onnx", "out", "more"])
+    assert "Expected one prompt and one output, got 3: prompt, out, more." in capsys.readouterr().err
+
+
+def test_names_that_a_tokenizer_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    prompt = saved(coop(("red dog", "red  dog")), tmp_path / "prompt")
+    with pytest.raises(UserError, match="names that differ for --to model, got 'red dog' more than once"):
+        export(prompt, "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export(prompt, "classifier", tmp_path / "out")
+
+
+def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"package onnx for ONNX files.*pip install 'cma_tune\[export\]'"):
+        write_onnx(coop(NAMES), tmp_path, {})

@@ -1,0 +1,194 @@
+"""What goes to the Hub: files, model card, and nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import yaml
+from tiny_runs import backbone, coop, few_shot_config, tiny_clip
+
+import cma_tune.hub
+from cma_tune.cli import main
+from cma_tune.clip.backbone import Backbone
+from cma_tune.errors import UserError
+from cma_tune.learners import from_pretrained, save_prompt, saving
+from cma_tune.protocols.few_shot import few_shot
+from cma_tune.records import load_record, save_record
+from cma_tune.sharing import push_to_hub
+
+BACKBONE = "hf-hub:org/tiny-clip"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with a prompt."""
+    output = tmp_path_factory.mktemp("runs")
+    few_shot(few_shot_config(output, weights=[0.3]))
+    return next(output.rglob("record.json")).parent
+
+
+class Api:
+    """The Hub's, as far as we use it: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+
+    def create_repo(self, name: str, **options: Any) -> str:
+        self.calls.append(("create", (name, options)))
+        return f"https://example.org/{name}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        self.calls.append(("upload", repo_id))
+        self.files = {path.name: path.read_bytes() for path in folder_path.iterdir()}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    made = Api()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
+    monkeypatch.setattr(cma_tune.hub, "hub_found", lambda: True)
+    return made
+
+
+def read(text: str) -> tuple[dict[str, Any], str]:
+    """Header and body of a model card."""
+    _, header, body = text.split("---\n", 2)
+    content = yaml.safe_load(header)
+    assert isinstance(content, dict)
+    return content, body
+
+
+def test_a_prompt_is_pushed_with_a_card_of_its_record(
+    run: Path, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["push", str(run / "prompt"), "--repo", "org/my-digits", "--private", "--backbone", BACKBONE])
+    assert api.calls == [
+        ("create", ("org/my-digits", {"private": True, "exist_ok": True})),
+        ("upload", "org/my-digits"),
+    ]
+    assert capsys.readouterr().out.startswith("pushed to https://example.org/org/my-digits: ")
+    assert sorted(api.files) == ["README.md", "card.json", "prompt.safetensors"]
+    assert api.files["prompt.safetensors"] == (run / "prompt" / "prompt.safetensors").read_bytes()
+    assert str(tiny_clip()).encode() not in b"".join(api.files.values())
+
+    record = load_record(run / "record.json")
+    header, body = read(api.files["README.md"].decode())
+    assert header["library_name"] == "cma_tune" and header["base_model"] == "org/tiny-clip"
+    assert header["pipeline_tag"] == "zero-shot-image-classification"
+    assert {"clip", "few-shot", "coop"} <= set(header["tags"]) and "datasets" not in header
+    (result,) = header["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "digits"
+    assert [metric["value"] for metric in result["metrics"]] == [round(record.figures["accuracy"], 4)]
+    for row in (
+        "| λ of the CMA loss | 0.3 (mean over classes, normalised) |",
+        "| images per class (shots) | 3 |",
+        "| seed | 1 |",
+        "| dataset | digits |",
+        f"| accuracy | {record.figures['accuracy']:.2f} % |",
+        f"| class similarity | {record.figures['class_similarity']:.4f} |",
+    ):
+        assert f"\n{row}\n" in body
+    assert 'from_pretrained("org/my-digits")' in body and "validation accuracy" not in body
+
+
+def test_what_was_pushed_loads_with_the_backbone_of_its_card(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
+    asked: list[Any] = []
+
+    def load(*arguments: Any) -> Backbone:
+        asked.append(arguments)
+        return backbone()
+
+    monkeypatch.setattr(saving, "load_backbone", load)
+    again = from_pretrained(tmp_path / "dry").text_features()
+    assert asked == [(BACKBONE, None, None, "cpu")]
+    assert again.equal(from_pretrained(run / "prompt", backbone()).text_features())
+
+
+def test_a_dry_run_asks_nobody_and_can_be_repeated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", fail)
+    folder = tmp_path / "dry"
+    for _ in range(2):
+        assert push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run=folder) == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "card.json", "prompt.safetensors"]
+    (folder / "photo.jpg").touch()
+    with pytest.raises(UserError, match="Expected a new or empty folder for --dry-run"):
+        push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run=folder)
+
+
+def test_a_learner_is_pushed_without_a_record(api: Api) -> None:
+    push_to_hub(coop(), "org/name", backbone=BACKBONE)
+    header, body = read(api.files["README.md"].decode())
+    assert "model-index" not in header and "## Figures" not in body
+    assert "| 3 classes | cat, red dog, ship |" in body
+
+
+def test_a_record_of_another_run_is_left_aside(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = from_pretrained(run / "prompt", backbone())
+    save_prompt(prompt, tmp_path / "prompt", {"figures": {"accuracy": 1.5}})
+    save_record(tmp_path, load_record(run / "record.json"))
+    push_to_hub(tmp_path / "prompt", "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
+    _, body = read((tmp_path / "dry" / "README.md").read_text())
+    assert "| accuracy | 1.50 % |" in body and "λ" not in body
+    assert "is not that of the prompt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown", "linked"),
+    [
+        ("caltech101", "caltech101", ["dpdl-benchmark/caltech101"]),
+        ("hub:org/birds", "hub:org/birds", ["org/birds"]),
+        ("hub:/home/me/birds", "hub:birds", None),
+        ("folder:/home/me/birds", "folder:birds", None),
+        ("csv:../mine/birds.csv", "csv:birds.csv", None),
+    ],
+)
+def test_no_path_of_this_machine_is_told(
+    dataset: str, shown: str, linked: list[str] | None, tmp_path: Path
+) -> None:
+    save_prompt(coop(), tmp_path / "prompt", {"dataset": dataset})
+    push_to_hub(tmp_path / "prompt", "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
+    header, body = read((tmp_path / "dry" / "README.md").read_text())
+    assert header.get("datasets") == linked and f"| dataset | {shown} |" in body
+    assert json.loads((tmp_path / "dry" / "card.json").read_text())["dataset"] == shown
+
+
+def test_mistakes_are_told_before_anything_is_sent(run: Path, tmp_path: Path, api: Api) -> None:
+    with pytest.raises(UserError, match=r"--repo of the form ORG/NAME, got 'name'"):
+        push_to_hub(run / "prompt", "name")
+    with pytest.raises(UserError, match=r"backbone that others can load, got 'local-dir:.* local files"):
+        push_to_hub(run / "prompt", "org/name")
+    with pytest.raises(UserError, match=r"--backbone of the form hf-hub:ORG/REPO, got 'RN50'"):
+        push_to_hub(run / "prompt", "org/name", backbone="RN50")
+    with pytest.raises(UserError, match=r"card of a learned prompt at .*record"):
+        push_to_hub(run / "record", "org/name", backbone=BACKBONE)
+    save_prompt(coop(), tmp_path)
+    (tmp_path / "prompt.safetensors").write_bytes(b"something else")
+    with pytest.raises(UserError, match="damaged"):
+        push_to_hub(tmp_path, "org/name", backbone=BACKBONE)
+    assert api.calls == []
+
+
+def test_a_tag_of_open_clip_says_where_the_base_model_is(tmp_path: Path) -> None:
+    save_prompt(coop(), tmp_path / "prompt")
+    path = tmp_path / "prompt" / "card.json"
+    card = json.loads(path.read_text())
+    card["backbone"] |= {"name": "ViT-B-16-quickgelu", "pretrained": "openai"}
+    path.write_text(json.dumps(card))
+    push_to_hub(tmp_path / "prompt", "org/name", dry_run=tmp_path / "dry")
+    header, _ = read((tmp_path / "dry" / "README.md").read_text())
+    assert header["base_model"] == "timm/vit_base_patch16_clip_224.openai"
