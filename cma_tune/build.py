@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
-from cma_tune.config import FewShotConfig, Precision, Run, ZeroShotConfig
+from cma_tune.config import FewShotConfig, Precision, Run, ZeroShotConfig, trains_images
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.feature_shards import Space
 from cma_tune.data.features import FeatureStore
@@ -30,16 +31,19 @@ from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.data.splits import Item, Split
 from cma_tune.fitting import gather_in_order
 from cma_tune.learners import Learner, Support, ZeroShot
-from cma_tune.learners.saving import LEARNERS
 from cma_tune.methods import Given, make_learner
 from cma_tune.source_options import source_options
 from cma_tune.trackers import check_tracker
 from cma_tune.train import Recipe
 
 
-def recipe(config: FewShotConfig) -> Recipe:
+def recipe(config: FewShotConfig, steps_per_epoch: int) -> Recipe:
     """Recipe of one run; λ and the entries of optimiser and loss are values by then."""
-    own = {name: value for name, value in asdict(config.optim).items() if name != "batch_size"}
+    own = asdict(config.optim)
+    del own["batch_size"]
+    steps = own.pop("steps_per_shot")
+    if own["epochs"] is None:
+        own["epochs"] = math.ceil(steps * config.shots[0] / steps_per_epoch)
     return Recipe(**own, **asdict(config.loss), cma_weight=float(config.weights[0]))
 
 
@@ -241,7 +245,7 @@ class Setup:
                 items,
                 self._remembered(items, config),
                 self._train_transform(_augmentation(config)),
-                None if LEARNERS[config.learner].trains_images else self.encode,
+                None if trains_images(config) else self.encode,
                 accelerator.device,
                 config.optim.batch_size,
                 seed,

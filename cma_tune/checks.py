@@ -8,15 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
-from cma_tune.config import FewShotConfig, ZeroShotConfig
+from cma_tune.config import FewShotConfig, ZeroShotConfig, trains_images
 from cma_tune.errors import UserError
 from cma_tune.method_options import (
     BLOCKS,
+    LORA_MATRICES,
     OWN_CLASSES,
     RELEASE_FORM,
-    TRAINS_IMAGES,
     UNTRAINED,
+    LoraConfig,
     LossConfig,
+    lora_layers,
 )
 
 
@@ -121,7 +123,7 @@ def _check_training(config: FewShotConfig) -> None:
         raise UserError(f"Expected a finite --image_memory of at least 0 GiB, got {config.image_memory}.")
     _at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
-    for name in ("batch_size", "epochs"):
+    for name in ("batch_size", "epochs", "steps_per_shot"):
         if getattr(optim, name) is not None:
             _at_least(f"optim.{name}", getattr(optim, name), 1)
     if optim.lr is not None:
@@ -137,7 +139,7 @@ def _check_training(config: FewShotConfig) -> None:
 
 
 def _check_method(config: FewShotConfig) -> None:
-    if config.learner in TRAINS_IMAGES and config.train_features == "stored":
+    if trains_images(config) and config.train_features == "stored":
         raise UserError(
             f"Expected --train-features live for {config.learner}, which changes the image side, "
             "got stored ones, which would not change with it."
@@ -159,6 +161,7 @@ def _check_method(config: FewShotConfig) -> None:
     _above_zero("tip.beta", config.tip.beta)
     _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
     _check_prompts(config)
+    _check_lora(config.lora)
 
 
 def _check_prompts(config: FewShotConfig) -> None:
@@ -175,6 +178,34 @@ def _check_prompts(config: FewShotConfig) -> None:
     if promptsrc.mean is not None:
         _not_negative("promptsrc.mean", promptsrc.mean)
     _above_zero("promptsrc.std", promptsrc.std)
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    _at_least("lora.rank", lora.rank, 1)
+    _above_zero("lora.alpha", lora.alpha)
+    if not 0 <= lora.dropout < 1:
+        raise UserError(f"Expected --lora.dropout of at least 0 and below 1, got {lora.dropout}.")
+    _check_axis("lora.matrices", lora.matrices)
+    for matrix in lora.matrices:
+        if matrix not in LORA_MATRICES:
+            raise UserError(
+                f"Expected --lora.matrices out of {', '.join(LORA_MATRICES)}, got '{matrix}'; "
+                "give them with commas between."
+            )
+    try:
+        layers = lora_layers(lora.layers)
+    except ValueError:
+        layers = -1
+    numbers = layers if isinstance(layers, tuple) else ()
+    if layers is not None and (
+        min(numbers, default=0) < 0
+        or len(set(numbers)) < len(numbers)
+        or (isinstance(layers, int) and layers < 1)
+    ):
+        raise UserError(
+            "Expected --lora.layers all, last:N for the last N blocks, or different numbers of blocks, from "
+            f"0, with commas between, got '{lora.layers}'."
+        )
 
 
 def check_companion(config: SupervisedConfig) -> None:

@@ -11,11 +11,13 @@ from typing import Any, Literal, Optional, Union
 
 from cma_tune.method_options import (
     BLOCKS,
+    TRAINS_IMAGES,
     ClipAdapterConfig,
     ContextConfig,
     IvlpConfig,
     KgCoOpConfig,
     LearnerName,
+    LoraConfig,
     LossConfig,
     MapleConfig,
     OptimConfig,
@@ -125,6 +127,7 @@ class FewShotConfig(ZeroShotConfig):
         ivlp: options of IVLP.
         maple: options of MaPLe.
         promptsrc: options of PromptSRC.
+        lora: options of LoRA.
         shots: training images per class.
         seeds: of picks, start and noise.
         weights: λ of (1−λ)·CE + λ·CMA, or "recipe".
@@ -154,6 +157,7 @@ class FewShotConfig(ZeroShotConfig):
     ivlp: IvlpConfig = field(default_factory=IvlpConfig)
     maple: MapleConfig = field(default_factory=MapleConfig)
     promptsrc: PromptSrcConfig = field(default_factory=PromptSrcConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     shots: list[int] = field(default_factory=lambda: [16])
     seeds: list[int] = field(default_factory=lambda: [1])
     weights: list[Weight] = field(default_factory=lambda: [0.0])
@@ -195,6 +199,12 @@ def searched(config: FewShotConfig) -> str | None:
     return "--tip.search" if config.tip.search and "tip" in BLOCKS[config.learner] else None
 
 
+def trains_images(config: FewShotConfig) -> bool:
+    """Whether the image side changes as the method learns, so that its features can't be stored."""
+    frozen = config.learner == "lora" and config.lora.towers == "text"
+    return config.learner in TRAINS_IMAGES and not frozen
+
+
 def entries(config: object) -> dict[str, Any]:
     """A config as JSON, without the options of other methods than its own."""
     content: dict[str, Any] = asdict(config)  # type: ignore[call-overload]
@@ -204,7 +214,7 @@ def entries(config: object) -> dict[str, Any]:
     return content
 
 
-ONLY = {"optimizer": "sgd", "schedule": "cosine"}
+ONLY: dict[str, Any] = {"optimizer": "sgd", "schedule": "cosine", "steps_per_shot": None}
 """Entries of the optimiser that came later, with what there was before."""
 
 
@@ -275,9 +285,13 @@ def slug(text: str) -> str:
 
 
 def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
-    """The optimiser with the method's own values where the config has none."""
+    """The optimiser with the method's own values where the config has none; epochs or steps per shot."""
     own = {"epochs": recipe_epochs(config.dataset, shots), **default_optimizer(config.learner)}
     given = {name: value for name, value in asdict(config.optim).items() if value is not None}
+    if "epochs" in given:
+        given["steps_per_shot"] = None
+    elif "steps_per_shot" in given:
+        given["epochs"] = None
     return OptimConfig(**{**own, **given})
 
 

@@ -5,7 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
 # Optional[…] below: the command line reads these annotations at run time, on Python 3.10 too.
@@ -27,6 +27,7 @@ LearnerName = Literal[
     "ivlp",
     "maple",
     "promptsrc",
+    "lora",
 ]
 """The methods, each the `name` of a learner."""
 
@@ -173,6 +174,43 @@ class PromptSrcConfig:
 
 
 @dataclass
+class LoraConfig:
+    """LoRA; the defaults are CLIP-LoRA's.
+
+    Attributes:
+        rank: r of the low-rank matrices.
+        alpha: what they make counts alpha/rank times.
+        dropout: of what goes into them, in training.
+        towers: which towers are adapted; with text alone image features may be stored.
+        matrices: which of every block: q, k, v, o (attention's output), fc1, fc2 (the MLP).
+        layers: which blocks: all, last:N, or numbers from 0 with commas between.
+    """
+
+    rank: int = 2
+    alpha: float = 1.0
+    dropout: float = 0.25
+    towers: Literal["both", "text", "image"] = "both"
+    matrices: list[str] = field(default_factory=lambda: ["q", "k", "v"])
+    layers: str = "all"
+
+
+LORA_MATRICES = ("q", "k", "v", "o", "fc1", "fc2")
+
+
+def lora_layers(text: str) -> int | tuple[int, ...] | None:
+    """The blocks that `text` means: None for all, a number for so many last ones, or which.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text == "all":
+        return None
+    if text.startswith("last:"):
+        return int(text.removeprefix("last:"))
+    return tuple(int(number) for number in text.split(","))
+
+
+@dataclass
 class LossConfig:
     """Form of the CMA loss: the paper's is sum without normalisation, the release's mean with it.
 
@@ -210,6 +248,7 @@ class OptimConfig:
         schedule: a cosine after the warm-up, or lr at every epoch.
         momentum: of SGD.
         weight_decay: of the optimiser.
+        steps_per_shot: in place of epochs: as many as it takes to make this number of steps times the shots.
     """
 
     optimizer: Optional[Optimizer] = None  # noqa: UP045
@@ -220,6 +259,7 @@ class OptimConfig:
     schedule: Optional[Literal["cosine", "constant"]] = None  # noqa: UP045
     momentum: float = 0.9
     weight_decay: Optional[float] = None  # noqa: UP045
+    steps_per_shot: Optional[int] = None  # noqa: UP045
 
 
 COOP: dict[str, Any] = {
@@ -256,6 +296,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "ivlp": {"epochs": 5, "batch_size": 4, "lr": 0.0035},
     "maple": {"epochs": 5, "batch_size": 4, "lr": 0.0035},
     "promptsrc": {"epochs": 20, "batch_size": 4, "lr": 0.0025},
+    # The paper's (sec. 4) and its code's; the cosine goes by epochs here.
+    "lora": {
+        **{"optimizer": "adamw", "epochs": None, "steps_per_shot": 500},
+        **{"lr": 2e-4, "warmup_lr": 2e-4, "weight_decay": 0.01},
+    },
 }
 """The methods whose optimiser is not CoOp's: what differs."""
 
@@ -276,6 +321,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "ivlp": ("ivlp",),
     "maple": ("maple",),
     "promptsrc": ("promptsrc",),
+    "lora": ("lora",),
 }
 """The groups of options that a method reads; those of other methods don't decide what a run is."""
 
@@ -289,8 +335,8 @@ OWN_CLASSES: dict[str, str] = {
 }
 """Methods whose parameters belong to the classes they were learned on, and what these parameters are."""
 
-TRAINS_IMAGES: tuple[str, ...] = ("vpt", "ivlp", "maple", "promptsrc")
-"""Methods that learn on the image side too, so that image features change as they learn."""
+TRAINS_IMAGES: tuple[str, ...] = ("vpt", "ivlp", "maple", "promptsrc", "lora")
+"""Methods that learn on the image side too, or may, so that image features change as they learn."""
 
 UNTRAINED: tuple[str, ...] = ("tip_adapter",)
 """Methods without a loss to minimise."""

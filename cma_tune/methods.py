@@ -19,6 +19,7 @@ from cma_tune.learners import (
     KgCoOp,
     Learner,
     LinearProbe,
+    Lora,
     LpPlusPlus,
     MaPLe,
     ProGrad,
@@ -31,10 +32,11 @@ from cma_tune.learners import (
     Vpt,
     ZeroShot,
 )
+from cma_tune.learners.adapted import LoraOptions
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.learners.promptsrc import diverse_templates
 from cma_tune.learners.zero_shot import template_features
-from cma_tune.method_options import IvlpConfig, MapleConfig, PromptSrcConfig
+from cma_tune.method_options import IvlpConfig, MapleConfig, PromptSrcConfig, lora_layers
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,19 @@ def _lp_plus_plus(config: FewShotConfig, given: Given) -> Learner:
     return LpPlusPlus(given.backbone, given.class_names, given.hand_prompts, given.load_support())
 
 
+def _lora(config: FewShotConfig, given: Given) -> Learner:
+    lora = config.lora
+    options = LoraOptions(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        towers=lora.towers,
+        matrices=tuple(lora.matrices),
+        layers=lora_layers(lora.layers),
+    )
+    return Lora(given.backbone, given.class_names, given.templates, options, given.seed)
+
+
 MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "coop": _coop,
     "cocoop": _cocoop,
@@ -199,4 +214,5 @@ MAKERS: dict[str, Callable[[FewShotConfig, Given], Learner]] = {
     "ivlp": _ivlp,
     "maple": _maple,
     "promptsrc": _promptsrc,
+    "lora": _lora,
 }

@@ -210,6 +210,7 @@ def fit(
             sums = dict(position.sums)
             for step, batch in enumerate(_batches(data, position, accelerator), start=position.step):
                 set_rate(optimizer, rate, epoch * per_epoch + step)
+                learner.start_step(epoch * per_epoch + step)
                 output = model(batch.images)
                 processes, regulariser = accelerator.num_processes, learner.regulariser(output)
                 terms = loss_terms(output, batch, penalty, recipe.cma_weight, processes, regulariser)

@@ -20,6 +20,7 @@ from cma_tune.config import (
     SourceConfig,
     ZeroShotConfig,
     expand,
+    resolved_optim,
     slug,
 )
 from cma_tune.errors import UserError
@@ -27,11 +28,13 @@ from cma_tune.method_options import (
     ClipAdapterConfig,
     IvlpConfig,
     KgCoOpConfig,
+    LoraConfig,
     MapleConfig,
     PromptSrcConfig,
     TcpConfig,
     TipConfig,
     VptConfig,
+    lora_layers,
 )
 from cma_tune.protocols.selection import choices
 
@@ -87,11 +90,28 @@ NAN = float("nan")
             {"learner": "maple", "train_features": "stored"},
             "Expected --train-features live for maple, which changes the image side, got stored ones",
         ),
+        ({"lora": LoraConfig(rank=0)}, "Expected --lora.rank of at least 1, got 0."),
+        ({"lora": LoraConfig(alpha=0.0)}, "Expected a finite --lora.alpha above 0, got 0.0."),
+        ({"lora": LoraConfig(dropout=1.0)}, "Expected --lora.dropout of at least 0 and below 1, got 1.0."),
+        ({"lora": LoraConfig(matrices=[])}, "Expected at least one value for --lora.matrices, got none."),
+        (
+            {"lora": LoraConfig(matrices=["q", "out"])},
+            "Expected --lora.matrices out of q, k, v, o, fc1, fc2, got 'out'",
+        ),
+        *(
+            ({"lora": LoraConfig(layers=layers)}, "Expected --lora.layers all, last:N")
+            for layers in ("", "top", "last:", "last:0", "-1", "1,1", "0;1")
+        ),
+        (
+            {"learner": "lora", "lora": LoraConfig(towers="image"), "train_features": "stored"},
+            "Expected --train-features live for lora, which changes the image side",
+        ),
         ({"views": -1}, "Expected --views of at least 0, got -1."),
         ({"views": 4}, "Expected --views with --train_features stored, got 4 views of live features"),
         ({"checkpoint_every": -1}, "Expected --checkpoint_every of at least 0, got -1."),
         ({"optim": OptimConfig(batch_size=0)}, "Expected --optim.batch_size of at least 1, got 0."),
         ({"optim": OptimConfig(epochs=0)}, "Expected --optim.epochs of at least 1, got 0."),
+        ({"optim": OptimConfig(steps_per_shot=0)}, "Expected --optim.steps_per_shot of at least 1, got 0."),
         ({"optim": OptimConfig(lr=0.0)}, "Expected a finite --optim.lr above 0, got 0.0."),
         ({"optim": OptimConfig(lr=NAN)}, "Expected a finite --optim.lr above 0, got nan."),
         (
@@ -117,10 +137,27 @@ def test_the_defaults_and_the_edges_pass(tmp_path: Path) -> None:
         {"weights": ["recipe", 0.0]},
         {"weights": ["recipe"], "loss": LossConfig(normalize=True)},
         {"train_features": "stored", "views": 3, "output": str(tmp_path)},
+        {"learner": "lora", "lora": LoraConfig(towers="text", layers="last:2"), "train_features": "stored"},
+        {"learner": "lora", "lora": LoraConfig(layers="0,11", matrices=["o", "fc1"], dropout=0.0)},
         {"optim": OptimConfig(epochs=1, warmup_lr=0.0, momentum=0.0, weight_decay=0.0)},
     ):
         check(replace(FewShotConfig(), **changes))
     check(ZeroShotConfig())
+
+
+def test_the_blocks_that_layers_name() -> None:
+    named = {"all": None, "last:3": 3, "0": (0,), "2,0, 5": (2, 0, 5)}
+    assert {text: lora_layers(text) for text in named} == named
+
+
+def test_epochs_or_steps_per_shot_whichever_is_given() -> None:
+    def of(learner: Any, **given: Any) -> tuple[int | None, int | None]:
+        optim = resolved_optim(FewShotConfig(learner=learner, optim=OptimConfig(**given)), 16)
+        return optim.epochs, optim.steps_per_shot
+
+    assert of("coop") == (200, None) and of("lora") == (None, 500)
+    assert of("coop", steps_per_shot=7) == (None, 7) and of("lora", epochs=3) == (3, None)
+    assert of("lora", epochs=3, steps_per_shot=7) == (3, None)
 
 
 def test_a_file_for_an_output_folder_is_refused(tmp_path: Path) -> None:

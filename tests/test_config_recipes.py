@@ -100,6 +100,7 @@ def test_these_are_the_configs() -> None:
         "few_shot/kgcoop_rn50.yaml",
         "few_shot/linear_probe_rn50.yaml",
         "few_shot/linear_probe_text_rn50.yaml",
+        "few_shot/lora_vit_b16.yaml",
         "few_shot/lp_plus_plus_rn50.yaml",
         "few_shot/prograd_rn50.yaml",
         "few_shot/promptsrc_vit_b16.yaml",

@@ -14,6 +14,7 @@ import cma_tune.protocols.grid
 import cma_tune.protocols.grid_progress
 import cma_tune.protocols.runs
 from cma_tune.checkpoint import Position, read_position, save_checkpoint
+from cma_tune.config import OptimConfig
 from cma_tune.protocols.grid import grid
 from cma_tune.protocols.grid_estimate import Speed, Work, duration
 from cma_tune.protocols.grid_plan import plan
@@ -117,6 +118,8 @@ def test_the_estimate_goes_with_epochs_shots_and_classes(tmp_path: Path) -> None
     other = replace(record, config={**record.config, "learner": "kgcoop"})
     assert Speed(tasks, [other]).seconds(tasks) is None
     assert Work(tasks, [record]).of(tasks[0]) == OPTIM.epochs * 1 * 10  # type: ignore[operator]
+    (by_steps,) = plan(replace(config, datasets=["dtd"], shots=[4], optim=OptimConfig(steps_per_shot=500)))
+    assert Work(tasks, [record]).of(by_steps) == 500 * 4 * 32
     assert (duration(40.2), duration(720), duration(12_000)) == ("40 s", "12 min", "3 h 20 min")
 
 

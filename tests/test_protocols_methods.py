@@ -27,7 +27,15 @@ from cma_tune.learners import (
 )
 from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.saving import LEARNERS
-from cma_tune.method_options import BLOCKS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED, LearnerName, TipConfig
+from cma_tune.method_options import (
+    BLOCKS,
+    OWN_CLASSES,
+    TRAINS_IMAGES,
+    UNTRAINED,
+    LearnerName,
+    LoraConfig,
+    TipConfig,
+)
 from cma_tune.methods import MAKERS, Given, make_learner
 from cma_tune.predict import class_probabilities, words
 from cma_tune.predictions import FILE
@@ -109,6 +117,33 @@ def test_a_search_is_on_validation_images_and_the_record_says_so(tmp_path: Path)
         few_shot(replace(one, output=str(tmp_path / "other")), setup)
 
 
+def test_lora_on_the_text_alone_takes_stored_features_and_leaves_pefts_files(tmp_path: Path) -> None:
+    one = few_shot_config(
+        tmp_path,
+        learner="lora",
+        lora=LoraConfig(towers="text", matrices=["v", "fc1"], layers="last:1"),
+        optim=OptimConfig(steps_per_shot=3, batch_size=7, lr=0.01),
+        weights=[0.0, 0.5],
+        select_weight=True,
+    )
+    setup = Setup(one, backbone())
+    *records, chosen = few_shot(one, setup)
+    # 30 images in batches of 7 are 4 steps an epoch; 3 shots want 9, which 3 epochs reach.
+    assert [record.training["steps"] for record in records] == [12, 12]
+    assert records[0].config["optim"]["epochs"] is None
+    runs = expand("few-shot", replace(one, mixed_precision="no"))
+    (best,) = [run for run in runs if run.config.weights == [chosen.weight]]  # type: ignore[union-attr]
+    (folder,) = tmp_path.glob("**/lora+cma-selected/shots3/seed1/prompt")
+    names = {"adapter_config.json", "adapter_model.safetensors", "card.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names:
+        assert (folder / name).read_bytes() == (best.prompt_folder() / name).read_bytes()
+    learner = from_pretrained(folder, backbone())
+    assert not learner.trains_images
+    predicted = load_file(folder.parent / FILE)["test"][:, 0]
+    assert torch.equal(learner(setup.test_features()[0]).logits.argmax(dim=1), predicted)
+
+
 def test_a_penalty_for_what_trains_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Expected --weights 0 with tip_adapter, which trains nothing"):
         few_shot(few_shot_config(tmp_path, learner="tip_adapter", weights=[0.0, 0.5]))
@@ -159,6 +194,8 @@ class Stopping(StoredBatches):
         ("maple", Recipe(4, lr=0.1)),
         # The prompts' mean over the epochs so far is part of the checkpoint.
         ("promptsrc", Recipe(4, lr=0.1, cma_weight=0.3)),
+        # Dropout is drawn for each step.
+        ("lora", Recipe(4, "adamw", lr=0.01, cma_weight=0.3)),
     ],
 )
 def test_optimisers_and_steps_of_their_own_go_on_where_they_were(

@@ -24,6 +24,7 @@ from cma_tune.learners import (
     CoOp,
     Learner,
     LinearProbe,
+    Lora,
     LpPlusPlus,
     Support,
     Tcp,
@@ -32,9 +33,10 @@ from cma_tune.learners import (
     ZeroShot,
     save_prompt,
 )
+from cma_tune.learners.adapted import LoraOptions
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.serving import export as exporting
-from cma_tune.serving.classifier import linear_rows
+from cma_tune.serving.classifier import linear_rows, read_classifier
 from cma_tune.serving.export import export
 from cma_tune.serving.lookup_model import write_model
 from cma_tune.serving.onnx_file import ImagesToLogits, write_onnx
@@ -230,6 +232,27 @@ def test_a_method_that_changes_the_image_tower_has_no_matrix(monkeypatch: pytest
     monkeypatch.setattr(CoOp, "trains_images", True)
     with pytest.raises(UserError, match="leaves the image tower as it is, got 'coop'"):
         linear_rows(coop(NAMES))
+
+
+def test_lora_is_a_matrix_where_it_leaves_the_images_alone_and_else_onnx(tmp_path: Path) -> None:
+    learner: Lora
+    options = (LoraOptions(rank=3, towers="text"), LoraOptions(rank=3))
+    for towers, where in zip(("text", "both"), options, strict=True):
+        learner = Lora(backbone(), NAMES, TEMPLATES, where)
+        for number, parameter in enumerate(learner.parameters()):
+            parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+        saved(learner, tmp_path / towers)
+        if towers == "text":
+            export(tmp_path / towers, "classifier", tmp_path / "out")
+            matrix, _ = read_classifier(tmp_path / "out" / "classifier.safetensors")
+            torch.testing.assert_close(matrix, learner.text_features().detach())
+    with pytest.raises(UserError, match="leaves the image tower as it is, got 'lora'"):
+        export(tmp_path / "both", "classifier", tmp_path / "none")
+    pixels = images(9, backbone())
+    with torch.no_grad():
+        features = learner.encode_images(pixels)
+        assert (features - backbone().encode_image(pixels)).abs().max() > 1e-2
+        torch.testing.assert_close(ImagesToLogits(learner.eval())(pixels), learner(features).logits)
 
 
 def test_rows_that_do_not_make_the_logits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

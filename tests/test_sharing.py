@@ -15,7 +15,8 @@ import cma_tune.hub
 from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone
 from cma_tune.errors import UserError
-from cma_tune.learners import from_pretrained, save_prompt, saving
+from cma_tune.learners import Lora, from_pretrained, save_prompt, saving
+from cma_tune.learners.adapted import LoraOptions
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.records import load_record, save_record
 from cma_tune.sharing import push_to_hub
@@ -126,6 +127,18 @@ def test_a_dry_run_asks_nobody_and_can_be_repeated(
     (folder / "photo.jpg").touch()
     with pytest.raises(UserError, match="Expected a new or empty folder for --dry-run"):
         push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run=folder)
+
+
+def test_a_lora_is_pushed_in_pefts_files(tmp_path: Path) -> None:
+    learner = Lora(backbone(), ("cat", "dog"), ["a {}."], LoraOptions())
+    push_to_hub(learner, "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
+    names = {"README.md", "card.json", "adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in (tmp_path / "dry").iterdir()} == names
+    assert names - {"README.md"} <= set(saving.SHARED)
+    again = from_pretrained(tmp_path / "dry", backbone())
+    assert all(
+        ours.equal(theirs) for ours, theirs in zip(again.parameters(), learner.parameters(), strict=True)
+    )
 
 
 def test_a_learner_is_pushed_without_a_record(api: Api) -> None:

@@ -155,7 +155,8 @@ def test_live_features_give_what_as_many_stored_views_as_epochs_give(tmp_path: P
         learner = setup.learner(config, picked.class_names, picked.train)
         assert isinstance(learner, CoOp)
         start = learner.context.detach().clone()
-        fit(learner, setup.train_batches(picked.train, config), recipe(config), setup.accelerator)
+        data = setup.train_batches(picked.train, config)
+        fit(learner, data, recipe(config, data.steps_per_epoch()), setup.accelerator)
         contexts.append(learner.context.detach())
     assert (contexts[0] - start).abs().max() > 1e-2
     torch.testing.assert_close(contexts[0], contexts[1], atol=1e-6, rtol=0)

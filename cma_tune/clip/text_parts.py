@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from cma_tune.clip.attention import SplitAttention
+
 Projections = Literal["qkv", "q", "kv"]
 """Which of queries, keys and values are asked for."""
 
@@ -119,9 +121,9 @@ class OpenClipBlock(TextBlock):
     def __init__(self, block: nn.Module) -> None:
         self.block: Any = block
         attention = getattr(block, "attn", None)
+        fused = isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
         self.packable = (
-            isinstance(attention, nn.MultiheadAttention)
-            and attention.in_proj_weight is not None
+            (fused or isinstance(attention, SplitAttention))
             and all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp"))
             and not hasattr(block, "ln_1_kv")
         )
@@ -138,6 +140,8 @@ class OpenClipBlock(TextBlock):
     def projected(self, normed: Tensor, which: Projections) -> Sequence[Tensor]:
         """See `TextBlock.projected`."""
         attention = self.block.attn
+        if isinstance(attention, SplitAttention):
+            return attention.projected(normed, which)
         first, last = _ROWS[which]
         rows = slice(first * normed.shape[-1], last * normed.shape[-1])
         bias = attention.in_proj_bias

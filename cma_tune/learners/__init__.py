@@ -7,6 +7,7 @@ from cma_tune.learners.coop import CoOp
 from cma_tune.learners.ivlp import Ivlp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lora import Lora
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.maple import MaPLe
 from cma_tune.learners.prograd import ProGrad
@@ -26,6 +27,7 @@ __all__ = [
     "KgCoOp",
     "Learner",
     "LinearProbe",
+    "Lora",
     "LpPlusPlus",
     "MaPLe",
     "ProGrad",

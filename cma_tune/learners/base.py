@@ -56,12 +56,14 @@ class Learner(nn.Module):
         conditioned_on_image: text features differ from image to image.
         trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
             takes part in training.
+        files: name of the file that its state is saved to, then those of `more_files`.
         class_names: names the logits stand for, in order.
     """
 
     name: str = ""
     conditioned_on_image: bool = False
     trains_images: bool = False
+    files: tuple[str, ...] = ("prompt.safetensors",)
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -125,6 +127,13 @@ class Learner(nn.Module):
         """The parameters as an optimiser takes them; :func:`cma_tune.fitting.set_rate` knows more entries."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
+    def start_step(self, step: int) -> None:
+        """Called before every step, counted from 0 over all epochs, in training.
+
+        What a learner draws at random may depend on this and its seed alone, so that a run that goes on from
+        a checkpoint draws the same.
+        """
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """Called after every `epoch` from 0 of `epochs`; what it keeps is part of the learner's state."""
 
@@ -139,6 +148,15 @@ class Learner(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What makes this learner again beside backbone, class names and state: JSON for its card."""
         return {}
+
+    def more_files(self) -> tuple[bytes, ...]:
+        """Contents of the files beside weights and card, for other libraries."""
+        return ()
+
+    @classmethod
+    def card_trains_images(cls, card: Mapping[str, Any]) -> bool:
+        """Whether the learner that a card is of `trains_images`."""
+        return cls.trains_images
 
     @classmethod
     def from_card(

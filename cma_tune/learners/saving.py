@@ -1,10 +1,11 @@
-"""A learned prompt as files: ``prompt.safetensors`` and a JSON card."""
+"""A learned prompt as files: ``prompt.safetensors`` and a JSON card; of LoRA, peft's files and the card."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cma_tune.learners.coop import ContextLearner, CoOp
 from cma_tune.learners.ivlp import Ivlp
 from cma_tune.learners.kgcoop import KgCoOp
 from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
+from cma_tune.learners.lora import Lora
 from cma_tune.learners.lp_plus_plus import LpPlusPlus
 from cma_tune.learners.maple import MaPLe
 from cma_tune.learners.prograd import ProGrad
@@ -31,17 +33,18 @@ from cma_tune.learners.tcp import Tcp
 from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.vpt import Vpt
 
-WEIGHTS, CARD, FORMAT = "prompt.safetensors", "card.json", 1
-SHARED = (CARD, WEIGHTS)
-"""All that is read of a prompt, and so all that goes to the Hub and comes from it."""
+CARD, FORMAT = "card.json", 1
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
     *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
     *(TipAdapter, TipAdapterF, ClipAdapter),
     *(Vpt, Ivlp, MaPLe, PromptSrc),
+    Lora,
 )
 LEARNERS = {learner.name: learner for learner in _KINDS}
+SHARED = (CARD, *sorted({name for kind in _KINDS for name in kind.files}))
+"""All that is read of a prompt, and so all that goes to the Hub and comes from it."""
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +76,8 @@ def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, A
     taken = sorted(set(card) & set(provenance or {}))
     if taken:
         raise ValueError(f"Expected other names than the card's own in provenance, got {', '.join(taken)}.")
-    write_atomically(folder / WEIGHTS, lambda temporary: _write(temporary, weights))
+    for name, content in zip(learner.files, (weights, *learner.more_files()), strict=True):
+        write_atomically(folder / name, partial(_write, content=content))
     write_json(folder / CARD, {**card, **(provenance or {})})
 
 
@@ -114,21 +118,21 @@ def read_card(source: Path | str) -> dict[str, Any]:
     return card
 
 
-def read_weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors beside a card.
 
     Raises:
-        UserError: they are missing, damaged or not those of this `digest`.
+        UserError: they are missing, damaged or not those that the card was written for.
     """
-    path = folder / WEIGHTS
+    path = folder / LEARNERS[card["learner"]].files[0]
     try:
         content = path.read_bytes()
     except OSError:
         raise UserError(f"Expected the weights of a learned prompt at {path}, but can't read them.") from None
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != card["weights"]:
         raise UserError(
-            f"Expected the weights that {folder / CARD} was written for at {path}, got others or a damaged "
-            "file; save the prompt again."
+            f"Expected the weights that {path.parent / CARD} was written for at {path}, got others or a "
+            "damaged file; save the prompt again."
         )
     try:
         return load(content)
@@ -152,7 +156,7 @@ def from_pretrained(
     """
     folder = prompt_folder(source)
     card = read_card(folder)
-    weights = read_weights(folder, card["weights"])
+    weights = read_weights(folder, card)
     backbone = backbone_for(card["backbone"], folder, backbone, device)
     try:
         learner = LEARNERS[card["learner"]].from_card(backbone, card["class_names"], card, weights)

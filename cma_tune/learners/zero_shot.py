@@ -13,11 +13,11 @@ from cma_tune.errors import UserError
 from cma_tune.learners.base import Learner
 
 
-def template_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Text features ``[T, C, D]`` of unit length of every class in each of T templates.
+def template_texts(class_names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """The prompts of every class in each of T templates.
 
     Raises:
-        UserError: see `ZeroShot`.
+        UserError: a template has no place for the name, or there is none.
     """
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
@@ -27,11 +27,17 @@ def template_features(backbone: Backbone, class_names: Sequence[str], templates:
         )
     names = [prompt_name(name) for name in class_names]
     # Not str.format: braces in a template or a name mean nothing more.
-    per_template = [
-        backbone.encode_texts([template.replace("{}", name) for name in names], class_names=class_names)
-        for template in templates
-    ]
-    return torch.stack(per_template)
+    return [[template.replace("{}", name) for name in names] for template in templates]
+
+
+def template_features(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Text features ``[T, C, D]`` of unit length of every class in each of T templates.
+
+    Raises:
+        UserError: see `ZeroShot`.
+    """
+    prompts = template_texts(class_names, templates)
+    return torch.stack([backbone.encode_texts(texts, class_names=class_names) for texts in prompts])
 
 
 class ZeroShot(Learner):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cma_tune.config import FewShotConfig
 from cma_tune.data.catalog import CATALOG
@@ -21,7 +23,7 @@ NOT_COVERED = (
 
 
 class Work:
-    """How much there is to do for a task, in arbitrary units: epochs × shots × classes.
+    """How much there is to do for a task, in images to train on: epochs × shots × classes, say.
 
     A run's training goes with its images, and the text side with the classes.
     """
@@ -37,16 +39,16 @@ class Work:
         config = task.run.config
         if task.needs or not isinstance(config, FewShotConfig):
             return 0.0
-        return self._amount(config.optim.epochs, config.shots[0], task.dataset)
+        return self._amount(asdict(config.optim), config.shots[0], task.dataset)
 
     def of_record(self, record: Record) -> float:
         """Amount of a run that is done."""
-        epochs = record.config.get("optim", {}).get("epochs")
-        return self._amount(epochs, record.shots, str(record.config["dataset"]))
+        return self._amount(record.config.get("optim", {}), record.shots, str(record.config["dataset"]))
 
-    def _amount(self, epochs: int | None, shots: int, dataset: str) -> float:
-        # Epochs are a number in every run.
-        return float((epochs or 0) * shots) * self._classes.get(dataset, self._usual)
+    def _amount(self, optim: Mapping[str, Any], shots: int, dataset: str) -> float:
+        if steps := optim.get("steps_per_shot"):
+            return float(steps * shots * optim["batch_size"])
+        return float((optim.get("epochs") or 0) * shots) * self._classes.get(dataset, self._usual)
 
 
 class Speed:

@@ -109,9 +109,9 @@ class Progress:
             config = task.run.config
             if not amount or not isinstance(config, FewShotConfig):
                 continue
-            position = read_position(task.run.folder() / CHECKPOINT)
-            if position is not None:
-                shares[task] = position.epoch / (config.optim.epochs or 1)
+            position, epochs = read_position(task.run.folder() / CHECKPOINT), config.optim.epochs
+            if position is not None and epochs:  # of a number of steps the share is not known
+                shares[task] = position.epoch / epochs
         return shares
 
     def _time_left(self, trained: Mapping[Task, float]) -> str:

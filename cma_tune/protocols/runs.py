@@ -117,7 +117,8 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
     label = f"{config.learner} λ={config.weights[0]:g} {config.shots[0]}-shot seed {config.seeds[0]}"
     report = FitReport(0)
     if any(parameter.requires_grad for parameter in learner.parameters()):
-        report = fit(learner, data, recipe(config), setup.accelerator, checkpointing, label)
+        how = recipe(config, data.steps_per_epoch())
+        report = fit(learner, data, how, setup.accelerator, checkpointing, label)
     finish_trackers(setup.accelerator)
     training = {
         "setting": "inductive",  # no test image takes part, not even without its label

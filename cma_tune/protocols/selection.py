@@ -11,7 +11,7 @@ from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
-from cma_tune.learners.saving import CARD, WEIGHTS
+from cma_tune.learners.saving import CARD
 from cma_tune.predictions import FILE as PREDICTIONS
 from cma_tune.records import Record, finished_record, save_record
 
@@ -125,10 +125,11 @@ def _selected(run: Run, candidates: Sequence[Record]) -> Record:
 
 def _copy_results(best: Run, run: Run) -> None:
     """The chosen λ's prompt and predictions beside the choice's record, so that they are found there."""
-    for name in (f"{run.prompt_folder().name}/{WEIGHTS}", f"{run.prompt_folder().name}/{CARD}", PREDICTIONS):
-        source = best.folder() / name
+    prompt = sorted(best.prompt_folder().glob("[!.]*"), key=lambda path: path.name == CARD)  # the card last
+    for source in (*prompt, best.folder() / PREDICTIONS):
         if source.is_file():  # a prompt that was taken away does not make the record less true
-            write_atomically(run.folder() / name, partial(shutil.copyfile, source))
+            target = run.folder() / source.relative_to(best.folder())
+            write_atomically(target, partial(shutil.copyfile, source))
 
 
 def choose(candidates: Sequence[Record]) -> Record:

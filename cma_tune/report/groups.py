@@ -33,6 +33,7 @@ LEARNERS = {
     "ivlp": "IVLP",
     "maple": "MaPLe",
     "promptsrc": "PromptSRC",
+    "lora": "LoRA",
 }
 """Methods as the literature writes them, in the order of the tables."""
 

@@ -27,9 +27,13 @@ def check_linear(kind: type[Learner]) -> None:
             f"Expected a method whose text is the same for every image, got '{kind.name}', whose text is "
             "conditioned on the image; use the prompt itself with cma-tune predict."
         )
-    if kind.trains_images:
+
+
+def check_frozen_images(name: str, trains_images: bool) -> None:
+    """Raise a `UserError` if a method changes the image features, which a matrix would stand beside."""
+    if trains_images:
         raise UserError(
-            f"Expected a method that leaves the image tower as it is, got '{kind.name}'; a matrix would go "
+            f"Expected a method that leaves the image tower as it is, got '{name}'; a matrix would go "
             "beside other image features, so export it with --to onnx."
         )
 
@@ -42,6 +46,7 @@ def linear_rows(learner: Learner) -> Tensor:
         UserError: its logits are no such product.
     """
     check_linear(type(learner))
+    check_frozen_images(learner.name, learner.trains_images)
     rows = learner.classifier_rows()
     if rows is None or not _makes_logits(learner, rows):
         raise UserError(

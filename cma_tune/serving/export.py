@@ -11,7 +11,7 @@ from cma_tune.errors import UserError
 from cma_tune.files import new_folder
 from cma_tune.learners.base import Learner
 from cma_tune.learners.saving import LEARNERS, from_pretrained, read_card
-from cma_tune.serving.classifier import check_linear, write_classifier
+from cma_tune.serving.classifier import check_frozen_images, check_linear, write_classifier
 from cma_tune.serving.description import Description, Form
 from cma_tune.serving.lookup_model import write_model
 from cma_tune.serving.names import check_names
@@ -50,6 +50,8 @@ def export(
     if to not in get_args(Form):
         raise UserError(f"Expected --to {', '.join(get_args(Form))}, got '{to}'.")
     _CHECK[to](kind)
+    if to != "onnx":
+        check_frozen_images(kind.name, kind.card_trains_images(card))
     names = None if classes is None else read_class_names(Path(classes))
     if names is not None:
         check_names(names, card)

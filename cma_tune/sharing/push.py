@@ -14,7 +14,7 @@ from cma_tune.errors import UserError
 from cma_tune.files import write_json, write_text
 from cma_tune.hub import check_repository, hub_name, upload
 from cma_tune.learners.base import Learner
-from cma_tune.learners.saving import CARD, WEIGHTS, read_card, read_weights, save_prompt
+from cma_tune.learners.saving import CARD, LEARNERS, read_card, read_weights, save_prompt
 from cma_tune.records import FILE as RECORD
 from cma_tune.records import Record, load_record
 from cma_tune.sharing.model_card import model_card
@@ -56,7 +56,8 @@ def push_to_hub(
             save_prompt(prompt, source)
         else:
             source = Path(prompt).expanduser()
-        shared = Path(temporary) / "shared" if dry_run is None else _empty(Path(dry_run).expanduser())
+        own = {CARD, *_files(read_card(source)), README}
+        shared = Path(temporary) / "shared" if dry_run is None else _empty(Path(dry_run).expanduser(), own)
         _fill(shared, source, repository, backbone)
         return str(shared) if dry_run is not None else upload(shared, repository, private)
 
@@ -64,26 +65,32 @@ def push_to_hub(
 def push(folder: str, repository: str, private: bool, backbone: str | None, dry_run: str | None) -> None:
     """The command: see `push_to_hub`."""
     place = push_to_hub(folder, repository, private, backbone, dry_run)
-    print(f"{'written to' if dry_run is not None else 'pushed to'} {place}: {CARD}, {WEIGHTS}, {README}")
+    files = ", ".join((CARD, *_files(read_card(folder)), README))
+    print(f"{'written to' if dry_run is not None else 'pushed to'} {place}: {files}")
 
 
-def _empty(folder: Path) -> Path:
+def _files(card: Mapping[str, Any]) -> tuple[str, ...]:
+    return LEARNERS[card["learner"]].files
+
+
+def _empty(folder: Path, own: set[str]) -> Path:
     """Nothing that stands there may look as if it would be pushed."""
     others = set(map(str, (path.name for path in folder.iterdir()))) if folder.is_dir() else set()
-    if folder.is_file() or others - {CARD, WEIGHTS, README}:
+    if folder.is_file() or others - own:
         raise UserError(f"Expected a new or empty folder for --dry-run, got {folder}; name another.")
     return folder
 
 
 def _fill(shared: Path, source: Path, repository: str, backbone: str | None) -> None:
     card = read_card(source)
-    read_weights(source, card["weights"])
+    read_weights(source, card)
     card = {**card, "backbone": _public_backbone(card["backbone"], backbone)}
     if "dataset" in card:
         card["dataset"] = _public_dataset(str(card["dataset"]))
     text = model_card(card, _record_of(source, card), repository)
     shared.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / WEIGHTS, shared / WEIGHTS)
+    for name in _files(card):
+        shutil.copyfile(source / name, shared / name)
     write_json(shared / CARD, card)
     write_text(shared / README, text)
 
