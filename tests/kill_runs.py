@@ -36,6 +36,7 @@ def results(output: Path, *files: str) -> dict[str, Any]:
     for path in sorted(output.rglob("record.json")):
         record = json.loads(path.read_text())
         del record["config"]["output"], record["training"]["seconds_since_last_start"]
+        record["training"].pop("wall_seconds_since_last_start", None)  # the companion has none
         contents = [(path.parent / name).read_bytes() for name in files]
         found[str(path.parent.relative_to(output))] = (record, *contents)
     assert found and not list(output.rglob("checkpoint*.safetensors"))

@@ -188,6 +188,19 @@ def test_onnx_of_the_embedded_backbone(tmp_path: Path) -> None:
     check_onnx(CoOp(load_backbone("embedded"), NAMES, ContextOptions(2)).requires_grad_(False), tmp_path)
 
 
+def test_a_file_for_one_number_of_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter makes one without a word where the tower goes by the number."""
+
+    def by_number(self: Learner, pixels: Tensor) -> Tensor:
+        parts = [self.backbone.encode_image(part) for part in pixels.split(len(pixels) // 2 + 1)]
+        return torch.cat(parts) * int(len(pixels))
+
+    monkeypatch.setattr(CoOp, "encode_images", by_number, raising=False)
+    with pytest.raises(UserError, match="Expected .*coop.* ONNX") as caught:
+        write_onnx(coop(NAMES), tmp_path, {})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_learners_own_image_tower_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced in torch: the graph goes through what the learner encodes with."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cma_tune.clip.agreement import check_agreement
 from cma_tune.clip.digests import image_digest, weights_digest
-from cma_tune.clip.image_tower import check_image_tower, image_features, image_tower, input_dtype
+from cma_tune.clip.image_tower import check_image_tower, image_features, image_tower, in_parts, input_dtype
 from cma_tune.clip.loading import load
 from cma_tune.clip.preprocessing import Preprocessing, open_clip_preprocessing
 from cma_tune.clip.prompts import PromptTokenizer
@@ -20,9 +20,6 @@ from cma_tune.clip.sources import EMBEDDED, brings_weights, check_backbone_name
 from cma_tune.clip.text_tower import TextTower, text_tower
 
 __all__ = ["EMBEDDED", "Backbone", "Preprocessing", "check_backbone_name", "load_backbone"]
-
-CPU_IMAGES = 8
-"""Images that go through the image tower at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -135,29 +132,7 @@ class Backbone(nn.Module):
         """Images ``[B, 3, H, W]`` → features of unit length ``[B, D]``, at least float32."""
         images = images.to(input_dtype(self.visual), memory_format=torch.channels_last)
         encode = self._compiled_images or self._image_features
-        # On a CPU, activations that fit the caches and the allocator's pool are several times faster.
-        # A graph of any number of images has no place for such parts.
-        if images.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self.unit_length(torch.cat([encode(part) for part in torch.split(images, CPU_IMAGES)]))
-        return self.unit_length(encode(images))
-
-    def image_features(self, images: Tensor) -> Tensor:
-        """As `encode_image`, all images at once and with gradients, for a `twin` that learns."""
-        # A process's share of a batch may be empty, which towers can't reshape.
-        given = images if len(images) else images.new_zeros(1, *images.shape[1:])
-        given = given.to(input_dtype(self.visual), memory_format=torch.channels_last)
-        return self.unit_length(self._image_features(given))[: len(images)]
-
-    def twin(self) -> Backbone:
-        """A backbone whose layers can be exchanged, or wrapped, without a change of this one.
-
-        Modules are copied; weights, which are frozen, and the tokenizer are shared, so it takes hardly any
-        memory.
-        """
-        shared = [*self.parameters(), *self.buffers(), self.tokenizer, self.transform]
-        twin = copy.deepcopy(self, {id(part): part for part in shared})
-        twin._compiled_images = None  # it is this model's
-        return twin
+        return self.unit_length(in_parts(encode, images))
 
     def unit_length(self, features: Tensor) -> Tensor:
         """Features ``[..., D]`` scaled to unit length, at least float32."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cma_tune.clip.backbone import CPU_IMAGES, Backbone
+from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.image_tower import in_parts
 from cma_tune.clip.image_tower import image_tower
 from cma_tune.errors import UserError
 
@@ -58,9 +59,7 @@ class PromptedImageTower:
         """
         visual = self._owner[0]
         images = images.to(visual.conv1.weight.dtype, memory_format=torch.channels_last)
-        # On a CPU, activations that fit the caches and the allocator's pool are several times faster.
-        at_once = CPU_IMAGES if images.device.type == "cpu" else max(1, len(images))
-        return torch.cat([self._encode(part, prompts) for part in torch.split(images, at_once)])
+        return in_parts(lambda part: self._encode(part, prompts), images)
 
     def _encode(self, images: Tensor, prompts: Sequence[Tensor]) -> Tensor:
         visual = self._owner[0]

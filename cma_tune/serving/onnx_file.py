@@ -131,7 +131,15 @@ def _check(module: ImagesToLogits, path: Path, images: Tensor) -> None:
     """Nothing leaves that does not give torch's logits, also for another number of images than traced."""
     session, _ = open_onnx(path)
     for some in (images[:1], images):
-        got, expected = run_onnx(session, some), module(some)
+        expected = module(some)
+        try:
+            got = run_onnx(session, some)
+        except Exception as error:  # onnxruntime's have no base of their own
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"Expected '{module.learner.name}' on '{module.backbone.name}' as an ONNX file for any number "
+                f"of images, but it takes no {len(some)}: {reason}; use another method, backbone or form."
+            ) from error
         if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
             raise UserError(
                 f"Expected the logits of torch from the ONNX file of '{module.backbone.name}', got others "
