@@ -134,6 +134,24 @@ class Backbone(nn.Module):
         encode = self._compiled_images or self._image_features
         return self.unit_length(in_parts(encode, images))
 
+    def image_features(self, images: Tensor) -> Tensor:
+        """As `encode_image`, all images at once and with gradients, for a `twin` that learns."""
+        # A process's share of a batch may be empty, which towers can't reshape.
+        given = images if len(images) else images.new_zeros(1, *images.shape[1:])
+        given = given.to(input_dtype(self.visual), memory_format=torch.channels_last)
+        return self.unit_length(self._image_features(given))[: len(images)]
+
+    def twin(self) -> Backbone:
+        """A backbone whose layers can be exchanged, or wrapped, without a change of this one.
+
+        Modules are copied; weights, which are frozen, and the tokenizer are shared, so it takes hardly any
+        memory.
+        """
+        shared = [*self.parameters(), *self.buffers(), self.tokenizer, self.transform]
+        twin = copy.deepcopy(self, {id(part): part for part in shared})
+        twin._compiled_images = None  # it is this model's
+        return twin
+
     def unit_length(self, features: Tensor) -> Tensor:
         """Features ``[..., D]`` scaled to unit length, at least float32."""
         return nn.functional.normalize(_at_least_float32(features), dim=-1)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from cma_tune.clip.transformers_text import features_of, is_transformers_model
 from cma_tune.errors import UserError
 
-
 CPU_IMAGES = 8
 """Images that go through an image tower at once on a CPU."""
 

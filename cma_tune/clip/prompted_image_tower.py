@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.clip.image_tower import in_parts
-from cma_tune.clip.image_tower import image_tower
+from cma_tune.clip.image_tower import image_tower, in_parts
 from cma_tune.errors import UserError
 
 _PARTS = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "proj", "_pool")

@@ -137,8 +137,8 @@ def _check(module: ImagesToLogits, path: Path, images: Tensor) -> None:
         except Exception as error:  # onnxruntime's have no base of their own
             reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"Expected '{module.learner.name}' on '{module.backbone.name}' as an ONNX file for any number "
-                f"of images, but it takes no {len(some)}: {reason}; use another method, backbone or form."
+                f"Expected an ONNX file of '{module.learner.name}' on '{module.backbone.name}' for any number "
+                f"of images, but with {len(some)} it fails: {reason}; use another method, backbone or form."
             ) from error
         if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
             raise UserError(
