@@ -196,7 +196,7 @@ def test_a_file_for_one_number_of_images_is_refused(tmp_path: Path, monkeypatch:
         return torch.cat(parts) * len(pixels)
 
     monkeypatch.setattr(CoOp, "encode_images", by_number, raising=False)
-    with pytest.raises(UserError, match="Expected an ONNX file of 'coop'") as caught:
+    with pytest.raises(UserError, match="Expected ONNX of 'coop'") as caught:
         write_onnx(coop(NAMES), tmp_path, {})
     assert "\n" not in str(caught.value)
 

@@ -137,7 +137,7 @@ def _check(module: ImagesToLogits, path: Path, images: Tensor) -> None:
         except Exception as error:  # onnxruntime's have no base of their own
             reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"Expected an ONNX file of '{module.learner.name}' on '{module.backbone.name}' for any number "
+                f"Expected ONNX of '{module.learner.name}' on '{module.backbone.name}' for any number "
                 f"of images, but with {len(some)} it fails: {reason}; use another method, backbone or form."
             ) from error
         if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
