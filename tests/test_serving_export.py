@@ -26,6 +26,7 @@ from cma_tune.learners import (
     LinearProbe,
     Lora,
     LpPlusPlus,
+    MaPLe,
     Support,
     Tcp,
     TipAdapter,
@@ -184,8 +185,9 @@ def test_what_is_traced_gives_the_logits(name: str) -> None:
     torch.testing.assert_close(got, expected_logits(learner, pixels), rtol=1e-5, atol=1e-4)
 
 
-def test_onnx_of_the_embedded_backbone(tmp_path: Path) -> None:
-    check_onnx(CoOp(load_backbone("embedded"), NAMES, ContextOptions(2)).requires_grad_(False), tmp_path)
+def test_onnx_of_prompts_in_the_embedded_backbones_towers(tmp_path: Path) -> None:
+    learner = MaPLe(load_backbone("embedded"), NAMES, ContextOptions(2)).requires_grad_(False)
+    check_onnx(learner.eval(), tmp_path)
 
 
 def test_a_file_for_one_number_of_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,12 @@ class PromptedImageTower:
         """Class token and patches with their positions: ``[B, 1 + N, W]``."""
         visual = self._owner[0]
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         return torch.cat([first, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
 
 
 def _with_prompts(x: Tensor, own: int, prompts: Tensor) -> Tensor:
     """The first `own` tokens of ``[B, L, W]``, then the prompts ``[P, W]``."""
-    return torch.cat([x[:, :own], prompts.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+    return torch.cat(
+        [x[:, :own], prompts.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1
+    )  # shape[0]: an exported graph takes any B
