@@ -77,8 +77,9 @@ def images(count: int, model: Backbone) -> Tensor:
 
 
 def expected_logits(learner: Learner, pixels: Tensor) -> Tensor:
+    encode = learner.encode_images if learner.trains_images else learner.backbone.encode_image
     with torch.no_grad():
-        logits: Tensor = learner(learner.backbone.encode_image(pixels)).logits
+        logits: Tensor = learner(encode(pixels)).logits
     return logits
 
 

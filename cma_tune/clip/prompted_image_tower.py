@@ -84,6 +84,4 @@ class PromptedImageTower:
 
 def _with_prompts(x: Tensor, own: int, prompts: Tensor) -> Tensor:
     """The first `own` tokens of ``[B, L, W]``, then the prompts ``[P, W]``."""
-    return torch.cat(
-        [x[:, :own], prompts.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1
-    )  # shape[0]: an exported graph takes any B
+    return torch.cat([x[:, :own], prompts.to(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
