@@ -213,7 +213,8 @@ class PushConfig:
         folder: the learned prompt's.
         repo: ORG/NAME; made if it is missing.
         private: make it for its owner alone.
-        backbone: hf-hub:ORG/REPO that holds the backbone, where it was loaded from local files.
+        backbone: hf-hub:ORG/REPO or transformers:ORG/REPO that holds the backbone, where it was loaded from
+            local files.
         dry_run: folder that gets the files instead of the Hub.
     """
 

@@ -185,8 +185,13 @@ def test_mistakes_are_told_before_anything_is_sent(run: Path, tmp_path: Path, ap
         push_to_hub(run / "prompt", "name")
     with pytest.raises(UserError, match=r"backbone that others can load, got 'local-dir:.* local files"):
         push_to_hub(run / "prompt", "org/name")
-    with pytest.raises(UserError, match=r"--backbone of the form hf-hub:ORG/REPO, got 'RN50'"):
+    with pytest.raises(
+        UserError, match=r"--backbone of the form hf-hub:ORG/REPO or transformers:.*, got 'RN50'"
+    ):
         push_to_hub(run / "prompt", "org/name", backbone="RN50")
+    push_to_hub(run / "prompt", "org/name", backbone="transformers:org/clip", dry_run=tmp_path / "other")
+    header, _ = read((tmp_path / "other" / "README.md").read_text())
+    assert header["base_model"] == "org/clip"
     with pytest.raises(UserError, match=r"card of a learned prompt at .*record"):
         push_to_hub(run / "record", "org/name", backbone=BACKBONE)
     save_prompt(coop(), tmp_path)

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from cma_tune.clip.sources import HUB as HUB_PREFIX
+from cma_tune.clip.sources import TRANSFORMERS
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.hub import hub_name
 from cma_tune.learners.base import OwnClasses
@@ -49,8 +50,8 @@ def _header(card: Mapping[str, Any], repository: str) -> str:
 def _base_model(backbone: Mapping[str, Any]) -> str | None:
     """The Hub's name of the backbone, where it has one."""
     name, tag = str(backbone["name"]), backbone["pretrained"]
-    if name.startswith(HUB_PREFIX):
-        return name.removeprefix(HUB_PREFIX)
+    if name.startswith((HUB_PREFIX, TRANSFORMERS)):
+        return name.partition(":")[2]
     import open_clip
 
     known = open_clip.get_pretrained_cfg(name, tag) if tag is not None else {}
@@ -83,7 +84,7 @@ def _results(card: Mapping[str, Any]) -> list[Any]:
             metric_value=round(value, 4),
         )
         for name, value in card.get("figures", {}).items()
-        if name not in _UNITS and not name.startswith("validation")
+        if name not in _UNITS and not name.startswith("validation") and not name.endswith("ece")
     ]
 
 

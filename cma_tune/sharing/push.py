@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cma_tune.clip.sources import EMBEDDED, HUB
+from cma_tune.clip.sources import EMBEDDED, HUB, TRANSFORMERS
 from cma_tune.errors import UserError
 from cma_tune.files import write_json, write_text
 from cma_tune.hub import check_repository, hub_name, upload
@@ -20,6 +20,9 @@ from cma_tune.records import Record, load_record
 from cma_tune.sharing.model_card import model_card
 
 README = "README.md"
+
+ON_THE_HUB = (HUB, TRANSFORMERS)
+"""What names of backbones on the Hub begin with."""
 
 log = logging.getLogger(__name__)
 
@@ -110,18 +113,20 @@ def _record_of(source: Path, card: Mapping[str, Any]) -> Record | None:
 def _public_backbone(backbone: Mapping[str, Any], given: str | None) -> dict[str, Any]:
     """The backbone under a name that holds everywhere, since paths of one machine load nowhere else."""
     if given is not None:
-        if not given.startswith(HUB) or hub_name(given) is None:
-            raise UserError(f"Expected --backbone of the form hf-hub:ORG/REPO, got '{given}'.")
+        if not given.startswith(ON_THE_HUB) or hub_name(HUB + given.partition(":")[2]) is None:
+            raise UserError(
+                f"Expected --backbone of the form hf-hub:ORG/REPO or transformers:ORG/REPO, got '{given}'."
+            )
         return {**backbone, "name": given, "pretrained": None, "model_config": None}
     name, tag = str(backbone["name"]), backbone["pretrained"]
-    if name == EMBEDDED or name.startswith(HUB):
+    if name == EMBEDDED or name.startswith(ON_THE_HUB):
         return dict(backbone)
     import open_clip
 
     if backbone["model_config"] is not None or tag not in open_clip.list_pretrained_tags_by_model(name):
         raise UserError(
             f"Expected a backbone that others can load, got '{name}' from local files; "
-            "put it on the Hub and name it with --backbone hf-hub:ORG/REPO."
+            "put it on the Hub and name it with --backbone hf-hub:ORG/REPO or transformers:ORG/REPO."
         )
     return dict(backbone)
 
