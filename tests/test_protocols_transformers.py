@@ -17,8 +17,9 @@ from cma_tune.build import Setup
 from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.config import OptimConfig
+from cma_tune.errors import UserError
 from cma_tune.learners import from_pretrained
-from cma_tune.method_options import UNTRAINED, LearnerName
+from cma_tune.method_options import TRAINS_IMAGES, UNTRAINED, LearnerName
 from cma_tune.protocols.few_shot import few_shot
 
 
@@ -48,6 +49,9 @@ def test_the_command_line_from_training_to_labels(
     assert "tiny clip" in shown and "transformers-dir" not in shown
 
 
+VISUAL_PROMPTS = ("vpt", "ivlp", "maple", "promptsrc")
+
+
 @cache
 def family_backbone(family: str, folder: Path) -> Backbone:
     return load_backbone(f"transformers-dir:{write_family(folder, family)}")
@@ -61,7 +65,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("family", "learner"),
     [
-        *(("transformers-clip", learner) for learner in get_args(LearnerName)),
+        *(("transformers-clip", name) for name in get_args(LearnerName) if name not in VISUAL_PROMPTS),
         *(("transformers-siglip", learner) for learner in ("coop", "tcp", "clip_adapter")),
     ],
 )
@@ -74,11 +78,22 @@ def test_every_method_runs(family: str, learner: LearnerName, folders: Path, tmp
         optim=OptimConfig(epochs=1, batch_size=10, lr=0.01),
         weights=[0.0] if learner in UNTRAINED else [0.5],
         features_dir=str(folders / "features"),
+        train_features="live" if learner in TRAINS_IMAGES else "stored",
     )
     (record,) = few_shot(config, Setup(config, backbone))
     assert record.backbone["weights"] == backbone.weights_digest
     again = from_pretrained(next(tmp_path.rglob("card.json")).parent, backbone)
     with torch.no_grad():
-        output = again(backbone.encode_image(torch.randn(2, 3, *backbone.preprocessing.size)))
+        output = again(torch.randn(2, 3, *backbone.preprocessing.size))
     assert output.logits.shape == (2, 10) and output.logits.isfinite().all()
     assert few_shot(config, Setup(config, backbone)) == [record]
+
+
+@pytest.mark.parametrize("learner", ["vpt", "ivlp", "maple"])
+def test_visual_prompts_are_refused_in_a_sentence(
+    learner: LearnerName, folders: Path, tmp_path: Path
+) -> None:
+    backbone = family_backbone("transformers-clip", folders / "transformers-clip")
+    config = few_shot_config(tmp_path, learner=learner, shots=[1], train_features="live")
+    with pytest.raises(UserError, match="open_clip's own vision transformer for visual prompts"):
+        few_shot(config, Setup(config, backbone))

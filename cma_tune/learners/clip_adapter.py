@@ -67,8 +67,9 @@ class ClipAdapter(Learner):
     def classifier_rows(self) -> None:
         """None: the image features are adapted first."""
 
-    def forward(self, image_features: Tensor, text_features: Tensor | None = None) -> PromptOutput:
+    def forward(self, images: Tensor, text_features: Tensor | None = None) -> PromptOutput:
         """See `Learner`; the image features of the output are the adapted ones."""
+        image_features = self.encode_images(images) if images.dim() == 4 else images
         return super().forward(self.adapted(image_features), text_features)
 
     def for_classes(self, class_names: Sequence[str]) -> ClipAdapter:
