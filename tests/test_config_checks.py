@@ -218,9 +218,9 @@ def test_the_committed_records_are_still_the_same_runs() -> None:
         again = FewShotConfig(**values)
         if content["selection"]:
             again = replace(again, weights=[weight for weight, _ in content["selection"]["candidates"]])
-            run = choices(expand("few-shot", again))[0]
+            run = choices(expand(content["protocol"], again))[0]
         else:
-            (run,) = expand("few-shot", again)
+            (run,) = expand(content["protocol"], again)
         assert run.digest() == content["run"], path
 
 
