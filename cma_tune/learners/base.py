@@ -86,6 +86,10 @@ class Learner(nn.Module):
         """Images ``[B, 3, H, W]`` → features ``[B, D]`` of unit length, at least float32."""
         return self.backbone.encode_image(images)
 
+    def adapted(self, image_features: Tensor) -> Tensor:
+        """What takes the place of encoded image features ``[B, D]``, of unit length too; they themselves."""
+        return image_features
+
     def for_classes(self, class_names: Sequence[str]) -> Learner:
         """The same learned parameters over other class names (base-to-novel, transfer, prediction).
 
@@ -187,7 +191,7 @@ class Learner(nn.Module):
             text_features: ``[C, D]`` or ``[B, C, D]`` if they were computed before; by default they are
                 computed here.
         """
-        image_features = self.encode_images(images) if images.dim() == 4 else images
+        image_features = self.adapted(self.encode_images(images) if images.dim() == 4 else images)
         text = self.text_features(image_features) if text_features is None else text_features
         # Logits in full precision whatever autocast says: they are scaled by up to 100.
         with torch.autocast(image_features.device.type, enabled=False):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
-from cma_tune.learners.base import Learner, PromptOutput
+from cma_tune.learners.base import Learner
 from cma_tune.learners.starts import drawn_from
 from cma_tune.learners.zero_shot import ZeroShot
 
@@ -66,11 +66,6 @@ class ClipAdapter(Learner):
 
     def classifier_rows(self) -> None:
         """None: the image features are adapted first."""
-
-    def forward(self, images: Tensor, text_features: Tensor | None = None) -> PromptOutput:
-        """See `Learner`; the image features of the output are the adapted ones."""
-        image_features = self.encode_images(images) if images.dim() == 4 else images
-        return super().forward(self.adapted(image_features), text_features)
 
     def for_classes(self, class_names: Sequence[str]) -> ClipAdapter:
         """The same adapter before other names in the same templates; it is shared, not copied."""

@@ -169,7 +169,43 @@ class PlainContextLearner(ContextLearner):
             UserError: the context is class-specific.
         """
         self._check_shared()
-        return type(self)(self.backbone, class_names, self.options, context=self.context)
+        more = self._more(self.describe())
+        return type(self)(self.backbone, class_names, self.options, context=self.context, **more)
+
+
+class AnchoredContextLearner(PlainContextLearner):
+    """Base of what holds the learned prompts against the hand-written ones in training.
+
+    Args:
+        backbone, class_names, options, seed, context: see `ContextLearner`.
+        anchors: text features ``[C, D]`` of the hand-written prompts; only training needs them.
+    """
+
+    anchors: Tensor | None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        options: ContextOptions | None = None,
+        seed: int = 0,
+        context: nn.Parameter | None = None,
+        anchors: Tensor | None = None,
+    ) -> None:
+        super().__init__(backbone, class_names, options, seed, context)
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def needed_anchors(self) -> Tensor:
+        """The anchors.
+
+        Raises:
+            ValueError: the learner was made without them.
+        """
+        if self.anchors is None:
+            raise ValueError(
+                f"Expected the hand-written prompts' features to train {type(self).__name__}, got none."
+            )
+        return self.anchors
 
 
 class CoOp(PlainContextLearner):

@@ -101,8 +101,8 @@ class DeepPrompts(VisualPrompts, PlainContextLearner):
 
     def for_classes(self, class_names: Sequence[str]) -> DeepPrompts:
         """The learned prompts of both towers over other names; the parameters are shared, not copied."""
-        made = self._more(self.describe())
-        other = type(self)(self.backbone, class_names, self.options, context=self.context, **made)
+        other = super().for_classes(class_names)
+        assert isinstance(other, DeepPrompts)
         for name, parameter in self._parameters.items():
             other.register_parameter(name, parameter)
         for name, module in self._modules.items():

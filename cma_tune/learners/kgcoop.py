@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.learners.base import PromptOutput
-from cma_tune.learners.coop import ContextOptions, PlainContextLearner
+from cma_tune.learners.coop import AnchoredContextLearner, ContextOptions
 
 
-class KgCoOp(PlainContextLearner):
+class KgCoOp(AnchoredContextLearner):
     """CoOp with w · 1/C Σ_c ‖t_c − t̂_c‖² beside cross-entropy (KgCoOp, sec. 3).
 
     t_c are the learned prompts' text features and t̂_c those of the hand-written ones, all of unit length.
@@ -25,7 +25,6 @@ class KgCoOp(PlainContextLearner):
     """
 
     name = "kgcoop"
-    anchors: Tensor | None
 
     def __init__(
         self,
@@ -37,9 +36,8 @@ class KgCoOp(PlainContextLearner):
         weight: float = 8.0,
         anchors: Tensor | None = None,
     ) -> None:
-        super().__init__(backbone, class_names, options, seed, context)
+        super().__init__(backbone, class_names, options, seed, context, anchors)
         self.weight = weight
-        self.register_buffer("anchors", anchors, persistent=False)
 
     def regulariser(self, output: PromptOutput) -> Tensor:
         """w times the mean over classes of the squared distances.
@@ -47,16 +45,7 @@ class KgCoOp(PlainContextLearner):
         Raises:
             ValueError: the learner was made without anchors.
         """
-        if self.anchors is None:
-            raise ValueError("Expected the hand-written prompts' features to train KgCoOp, got none.")
-        return self.weight * distance_to(self.anchors, output.text_features)
-
-    def for_classes(self, class_names: Sequence[str]) -> KgCoOp:
-        """See `PlainContextLearner.for_classes`."""
-        other = super().for_classes(class_names)
-        assert isinstance(other, KgCoOp)
-        other.weight = self.weight
-        return other
+        return self.weight * distance_to(self.needed_anchors(), output.text_features)
 
     def describe(self) -> dict[str, Any]:
         """The context's form and shape, and w."""
