@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
 from cma_tune.config import FewShotConfig, Precision, Run, ZeroShotConfig, trains_images
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
+from cma_tune.data.cautions import trained_test_images, untested_classes
 from cma_tune.data.feature_shards import Space
 from cma_tune.data.features import FeatureStore
 from cma_tune.data.few_shot import few_shot_split
@@ -34,17 +34,8 @@ from cma_tune.learners import Learner, Support, ZeroShot
 from cma_tune.methods import Given, make_learner
 from cma_tune.source_options import source_options
 from cma_tune.trackers import check_tracker
-from cma_tune.train import Recipe
 
-
-def recipe(config: FewShotConfig, steps_per_epoch: int) -> Recipe:
-    """Recipe of one run; λ and the entries of optimiser and loss are values by then."""
-    own = asdict(config.optim)
-    del own["batch_size"]
-    steps = own.pop("steps_per_shot")
-    if own["epochs"] is None:
-        own["epochs"] = math.ceil(steps * config.shots[0] / steps_per_epoch)
-    return Recipe(**own, **asdict(config.loss), cma_weight=float(config.weights[0]))
+log = logging.getLogger(__name__)
 
 
 def text_options(config: FewShotConfig) -> TextOptions:
@@ -94,6 +85,7 @@ class Setup:
 
         self._picks: dict[tuple[int, int, bool], Split] = {}
         self._test: tuple[Tensor, Tensor] | None = None
+        self._warned: set[str] = set()
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -164,6 +156,7 @@ class Setup:
         Those of the frozen backbone are kept for the runs that follow.
         """
         test = self.dataset.split.test
+        self._warn(untested_classes(self.dataset))
         if learner is not None and learner.trains_images:
             return self._learned_features(learner, test)
         if self._test is None:
@@ -296,6 +289,18 @@ class Setup:
         seed, augmentation = config.seeds[0], _augmentation(config)
         views: list[View | None] = [(seed, epoch, augmentation) for epoch in range(config.views)] or [None]
         return torch.stack([self.features(items, "training images", view)[0] for view in views])
+
+    def trained_again(self, train: Sequence[Item]) -> int:
+        """How many test images are among these training images by content; if any are, it warns of them."""
+        count, caution = trained_test_images(self.dataset, train)
+        self._warn(caution)
+        return count
+
+    def _warn(self, text: str | None) -> None:
+        """Warn on the main process, once, if there is anything to say."""
+        if text is not None and self.accelerator.is_main_process and text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
 
     def say(self, text: str) -> None:
         """Print on the main process."""

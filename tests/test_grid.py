@@ -191,8 +191,30 @@ def test_a_dataset_of_ones_own_may_say_what_recipe_is(
     config = grid_config(tmp_path, ["birds", "dtd"], weights=["recipe"], seeds=[1])
     assert [t.run.config.weights for t in plan(config)] == [[0.4], [0.4]]  # type: ignore[union-attr]
     catalog.write_text("birds: {source: 'folder:./birds'}\n")
+    assert [task.dataset for task in plan(config)] == ["dtd"]
+    config = replace(config, datasets=["birds"])
     with pytest.raises(UserError, match=r"'birds' at 1 shot, .* in --weights, or the dataset a 'weight'"):
         plan(config)
+
+
+def test_a_dataset_without_a_recipe_is_left_out_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_folder(tmp_path / "birds")
+    (tmp_path / "catalog.yaml").write_text("birds: {source: 'folder:./birds', weight: 0.4}\n")
+    monkeypatch.setenv("CMA_TUNE_CATALOG", str(tmp_path / "catalog.yaml"))
+    config = grid_config(tmp_path / "runs", ["digits", "birds"], weights=["recipe", 0.0], seeds=[1])
+    for dry in (True, False):
+        with pytest.raises(SystemExit) as ended:
+            grid(replace(config, dry_run=dry))
+        assert ended.value.code == 1
+        out = capsys.readouterr().out
+        assert (
+            "digits can't run: Expected a λ" in out
+            if dry
+            else out.count("digits, left out: Expected a λ") == 2
+        )
+    assert sorted(record.weight for record in find_records(tmp_path / "runs")) == [0, 0.4]
 
 
 @pytest.mark.parametrize(

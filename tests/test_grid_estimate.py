@@ -59,10 +59,10 @@ def test_a_dry_run_says_what_is_missing_by_dataset(
     config = grid_config(tmp_path / "runs", ["digits", colours, absent], shots=[1, 4], dry_run=True)
     with pytest.raises(SystemExit, match="1"):
         grid(config)
-    missing = [one for one in capsys.readouterr().out.splitlines() if one.startswith("missing for")]
+    missing = [one for one in capsys.readouterr().out.splitlines() if " can't run: " in one]
     assert len(missing) == 2
-    assert missing[0].startswith(f"missing for {colours}: Expected at least 4 training images per class")
-    assert missing[1].startswith(f"missing for {absent}: Expected")
+    assert missing[0].startswith(f"{colours} can't run: Expected at least 4 training images per class")
+    assert missing[1].startswith(f"{absent} can't run: Expected")
     assert not (tmp_path / "runs").exists()
     grid(replace(config, datasets=["digits", colours], allow_fewer_shots=True))
 

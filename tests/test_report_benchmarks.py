@@ -72,6 +72,24 @@ def test_quick_runs_everything_on_a_miniature(
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
 
 
+def test_quick_keeps_what_it_drew_where_an_output_is_named(
+    rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places: list[tuple[str, str]] = []
+
+    def run(dataset: str, options: Namespace) -> bool:
+        places.append((options.data_root, options.output))
+        return (Path(options.data_root) / dataset / "miniature.json").is_file()
+
+    monkeypatch.setattr(rows, "run", run)
+    for name in ("eurosat", "dtd", "eurosat"):
+        rows.main(name, ["--quick", "--output", str(tmp_path)])
+    assert set(places) == {(str(tmp_path / "miniature"), str(tmp_path))}
+    with pytest.raises(SystemExit, match="2"):
+        rows.main("dtd", ["--quick", "--data-root", str(tmp_path)])
+    assert "Expected no --data-root with --quick" in capsys.readouterr().err
+
+
 def test_mistakes_are_sentences_and_a_dry_run_says_what_is_missing(
     rows: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -85,4 +103,4 @@ def test_mistakes_are_sentences_and_a_dry_run_says_what_is_missing(
     # Five shots and two seeds, with zero-shot; then those of CoOp + CMA, and eleven λ base-to-novel.
     for runs in (11, 10, 22):
         assert f"{runs} runs: 0 done, {runs} to do" in out
-    assert out.count("missing for dtd: Expected") == 3 and not (tmp_path / "runs").exists()
+    assert out.count("dtd can't run: Expected") == 3 and not (tmp_path / "runs").exists()

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from tiny_runs import backbone, coop, cpu, few_shot_config, random_features
 from torch import Tensor
 
-from cma_tune.build import Setup, recipe
+from cma_tune.build import Setup
 from cma_tune.clip.context_prompts import ContextPrompts
 from cma_tune.config import FewShotConfig, Run, expand
 from cma_tune.data.batches import StoredBatches
@@ -22,6 +22,7 @@ from cma_tune.learners import CoCoOp, CoOp, ZeroShot
 from cma_tune.learners.base import Learner
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.metrics import class_similarity, modal_similarity
+from cma_tune.protocols.runs import recipe
 from cma_tune.train import Recipe, evaluate, fit
 
 NAMES = ("cat", "red dog", "ship", "aeroplane")

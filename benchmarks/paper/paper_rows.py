@@ -4,10 +4,12 @@ python benchmarks/paper/dtd.py --data-root DATA                # the recipes of 
 python benchmarks/paper/dtd.py --data-root DATA --protocols few-shot --seeds 1,2 --workers 2
 python benchmarks/paper/dtd.py --data-root DATA --dry-run      # what is done, to do, missing
 python benchmarks/paper/dtd.py --quick                         # a miniature of the dataset, a minute on a CPU
+python benchmarks/paper/dtd.py --quick --output runs/quick     # and keep it
 
 Few-shot: zero-shot, CoOp and CoOp + CMA with RN50 at 1 to 16 shots. Base-to-novel: novel accuracy by λ with
 ViT-B/16. Each recipe is a grid, so a script that was killed goes on where it was. With --quick the figures
-show that everything runs, and nothing else: drawn images, the embedded backbone, one epoch.
+show that everything runs, and nothing else: drawn images, the embedded backbone, one epoch. They go to a
+temporary folder if no other is named.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cma_tune.cli import parse
+from cma_tune.data.catalog import ENTRIES
 from cma_tune.data.miniature import write_miniature
 from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
@@ -44,8 +47,8 @@ def main(dataset: str, arguments: Sequence[str] | None = None) -> None:
         SystemExit: with 1, a run failed or data are missing; with 2, a mistake in the command.
     """
     parser = argparse.ArgumentParser(description=f"{dataset}: rows of the paper's Table 1, ours beside them.")
-    parser.add_argument("--data-root", default="data", help="folder that holds the datasets' folders")
-    parser.add_argument("--output", default="runs/paper", help="folder of the results")
+    parser.add_argument("--data-root", help="folder that holds the datasets' folders (default: data)")
+    parser.add_argument("--output", help="folder of the results (default: runs/paper)")
     parser.add_argument("--protocols", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument(
         "--seeds", nargs="+", help="as 1,2,3; by default those of the recipes, which are these"
@@ -55,13 +58,19 @@ def main(dataset: str, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=["text", "csv", "markdown", "latex"], default="text")
     parser.add_argument("--quick", action="store_true", help="a miniature and the embedded backbone")
     options = parser.parse_args(arguments)
+    if options.quick and options.data_root is not None:
+        parser.error("Expected no --data-root with --quick, which draws its own images; take one out.")
     try:
         if not options.quick:
+            options.data_root, options.output = options.data_root or "data", options.output or "runs/paper"
             ended_well = run(dataset, options)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                write_miniature(dataset, Path(folder) / "data")
-                options.data_root, options.output = f"{folder}/data", f"{folder}/runs"
+                options.output = options.output or f"{folder}/runs"
+                data = Path(options.output) / "miniature"
+                if not (data / ENTRIES[dataset].folder).is_dir():  # kept by an earlier call
+                    write_miniature(dataset, data)
+                options.data_root = str(data)
                 ended_well = run(dataset, options)
     except UserError as error:
         print(f"{dataset}.py: {error}", file=sys.stderr)

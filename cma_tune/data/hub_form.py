@@ -47,6 +47,10 @@ class KeyedImages(TableImages):
         """Of the row's encoded image; see `TableImages.digest`."""
         return super().digest(self._rows[key])
 
+    def size(self, key: str) -> int | None:
+        """Of the row's encoded image; see `TableImages.size`."""
+        return super().size(self._rows[key])
+
 
 def is_hub_root(root: Path) -> bool:
     """Whether a data root asks for the Hub's form."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cma_tune.data.alike import content_digests, trained_again
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
 from cma_tune.data.dataset import ABSENT, Dataset, FileImages, ImageSource, SourceOptions
@@ -19,7 +19,6 @@ from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.splits import SHARED, TWICE, Item, Split
 from cma_tune.data.survey import SINGLE, image_files, other_names, some_of, survey
-from cma_tune.data.tables import TableImages
 from cma_tune.errors import UserError
 
 SAMPLE = 200
@@ -66,6 +65,8 @@ def check_dataset(
     against = _against_catalogue(name, root, found.dataset) if name in ENTRIES else _counts(split)
     items = [item for part in split.parts().values() for item in part]
     if not items:
+        # What is wrong with the split says enough: counts of nothing would say it again, part by part.
+        against = [] if faults else against
         if isinstance(images, FileImages):
             items, counted = _files_without_split(name, root, images.root)
             against += [counted, _decoding(images, items, decode_all)]
@@ -157,7 +158,7 @@ def _counts(split: Split, expected: tuple[int, int, int] | None = None) -> list[
         findings.append(Finding(f"{part} images", wanted, spread, "ok" if good else "wrong"))
         # A dataset of test images alone has none of train and val, and validation may be absent altogether.
         if items and part != "val":
-            empty = [f"'{split.class_names[label]}'" for label, count in enumerate(counts) if not count]
+            empty = [f"'{name}'" for name in split.classes_without(part)]
             findings.append(_of_none(f"classes without a {part} image", empty))
     return findings
 
@@ -194,48 +195,21 @@ def _decoding(images: ImageSource, present: Sequence[Item], decode_all: bool) ->
 def _alike(split: Split, images: ImageSource, absent: Iterable[str]) -> list[Finding]:
     """Images with the same content: of train in test, and within a part."""
     gone = set(absent)
-    keys = {
-        part: list(dict.fromkeys(item.key for item in items if item.key not in gone))
+    parts = {
+        part: list({item.key: item for item in items if item.key not in gone}.values())
         for part, items in split.parts().items()
     }
-    digests = _digests(images, [key for part in ("train", "val", "test") for key in keys[part]])
-    first: dict[str, dict[bytes, str]] = {part: {} for part in keys}
+    keys = dict.fromkeys(item.key for items in parts.values() for item in items)
+    digests = content_digests(images, list(keys))
     twice = []
-    for part, own in keys.items():
-        for key in (key for key in own if key in digests):
-            other = first[part].setdefault(digests[key], key)
+    for items in parts.values():
+        first: dict[bytes, str] = {}
+        for key in (item.key for item in items if item.key in digests):
+            other = first.setdefault(digests[key], key)
             if other != key:
                 twice.append(f"{key} is {other}")
-    trained = first["train"]
-    same = [
-        f"{key} is {trained[digests[key]]}"
-        for key in sorted(set(keys["test"]) - set(keys["train"]))
-        if digests.get(key) in trained
-    ]
+    same = [f"{key} is {other}" for key, other in trained_again(parts["train"], parts["test"], digests)]
     return [
         _of_none("images of train in test, by content", same, state="warning"),
         _of_none("images twice in a part, by content", twice, state="warning"),
     ]
-
-
-def _digests(images: ImageSource, keys: Sequence[str]) -> Mapping[str, bytes]:
-    """Digest by key, of images whose content may be another's as well."""
-    if isinstance(images, FileImages):
-        sizes = {key: images.status(key)[0] for key in keys}
-        count = Counter(sizes.values())
-        keys = [key for key, size in sizes.items() if count[size] > 1]
-    found: dict[str, bytes] = {}
-    for key in keys:
-        try:
-            digest = (
-                images.digest(key) if isinstance(images, (FileImages, TableImages)) else _pixels(images, key)
-            )
-        except UserError:
-            continue  # it is among the damaged ones
-        found[key] = digest
-    return found
-
-
-def _pixels(images: ImageSource, key: str) -> bytes:
-    picture = images.load(key)
-    return hashlib.blake2b(repr(picture.size).encode() + picture.tobytes()).digest()

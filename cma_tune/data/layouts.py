@@ -11,7 +11,7 @@ from cma_tune.data.dataset import DEFAULT_TEMPLATE, Dataset, FileImages, check_i
 from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.labels import read_class_names
 from cma_tune.data.listings import IMAGE_SUFFIXES
-from cma_tune.data.splits import Item, Split, check_split, read_coop_split
+from cma_tune.data.splits import Item, Split, check_split, inside, read_coop_split
 from cma_tune.errors import UserError
 from cma_tune.files import read_json
 
@@ -116,7 +116,7 @@ def _aircraft(folder: Path, complain: Complain) -> Split:
                 f"Expected 'IMAGE VARIANT' with a variant of variants.txt in every line of "
                 f"{folder / file}, got '{line}'; use the file that comes with the images.",
             )
-        parts[part] = tuple(items)
+        parts[part] = inside(items, folder / file, complain)
     split = Split(**parts, class_names=tuple(names))
     return check_split(split, "fgvc_aircraft", complain=complain)
 

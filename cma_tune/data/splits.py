@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cma_tune.data.faults import Complain, refuse
 from cma_tune.errors import UserError
@@ -16,6 +16,9 @@ from cma_tune.files import read_json
 
 TWICE, SHARED = "images twice in a part", "training images in val or test"
 """Faults of any split."""
+
+OUTSIDE = "paths that leave the image folder"
+"""Fault of a split file or list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Split:
     def parts(self) -> dict[str, tuple[Item, ...]]:
         """The three parts by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    def classes_without(self, part: str) -> list[str]:
+        """Names of the classes that have no image in "train", "val" or "test", in label order."""
+        present = {item.label for item in self.parts()[part]}
+        return [name for label, name in enumerate(self.class_names) if label not in present]
 
     def digest(self) -> str:
         """SHA-256 over parts, keys, labels and class names, in order: equal digests are equal splits."""
@@ -187,10 +195,34 @@ def _coop_parts(
         if len(good) < len(rows):
             wrong = [json.dumps(row)[:60] for row in rows if not _is_coop_row(row)]
             complain("rows of another form", wrong, another_form)
-        parts[part] = tuple(Item(key, label) for key, label, _ in good)
+        parts[part] = inside(tuple(Item(key, label) for key, label, _ in good), path, complain)
         for _, label, class_name in good:
             names[label][class_name] += 1
     return parts, names
+
+
+def inside(items: Sequence[Item], path: Path, complain: Complain = refuse) -> tuple[Item, ...]:
+    """The items whose keys are paths below the image folder; `path` is the file that names them.
+
+    Raises:
+        UserError: one is absolute or goes up by ".." (`complain` may go on without such items).
+    """
+    kept = tuple(item for item in items if _is_below(item.key))
+    if len(kept) < len(items):
+        out = [item.key for item in items if not _is_below(item.key)]
+        complain(
+            OUTSIDE,
+            out,
+            f"Expected paths below the image folder in {path}, got {len(out)} that leave it "
+            f"(first: {out[0]}); use the published file.",
+        )
+    return kept
+
+
+def _is_below(key: str) -> bool:
+    # A file made on another system may be malicious in that system's way.
+    ways = PurePosixPath(key), PureWindowsPath(key)
+    return not any(way.is_absolute() or way.drive or ".." in way.parts for way in ways)
 
 
 def _is_coop_row(row: object) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cma_tune.data.catalog import ENTRIES, IMAGES_FROM, CatalogEntry
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM, CatalogEntry, known_names
 from cma_tune.data.fetch import fetch, fetch_hub
 from cma_tune.data.hub_form import is_hub_root
 from cma_tune.data.hub_repositories import HUB
@@ -51,6 +51,7 @@ def data(config: DataConfig) -> None:
 
 
 def _list(config: DataConfig) -> None:
+    known_names()
     for name, entry in ENTRIES.items():
         train, val, test = entry.sizes
         print(f"{name}: {entry.classes} classes, {train:,} train, {val:,} val, {test:,} test images")
@@ -97,6 +98,7 @@ def _own_state(name: str, root: Path) -> tuple[str, list[str]]:
 
 
 def _status(config: DataConfig) -> None:
+    known_names()  # a name of the user's that is taken already would never be read
     root = Path(config.data_root).expanduser()
     rows = [_status_row(entry, root) for entry in ENTRIES.values()]
     rows += [_own_state(name, Path(config.data_root))[1] for name in own_entries()]

@@ -32,6 +32,7 @@ from cma_tune.protocols.grid_plan import (
     Task,
     failure,
     forget_failures,
+    left_out,
     plan,
     run_config,
     write_failure,
@@ -57,16 +58,18 @@ def grid(config: GridConfig) -> None:
 
     Raises:
         UserError: see `plan` and `start_workers`; the mistakes of single runs are in the summary instead.
-        SystemExit: with 1, a run failed, or the data of one are missing at --dry-run.
+        SystemExit: with 1, a run failed, a dataset was left out, or data are missing at --dry-run.
     """
-    tasks = plan(config)
+    tasks, without = plan(config), left_out(config)
     records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
     rest = [task for task in tasks if task not in records]
     if len(rest) > 1 and config.cluster and not config.workers:
         print(f"one job does all {len(rest)} runs: without --workers N, --cluster submits a single one")
     if config.dry_run:
-        _preview(config, tasks, records)
+        _preview(config, tasks, records, without)
         return
+    for name, reason in without.items():
+        print(f"{name}, left out: {reason}", flush=True)
     for name, fault in target_faults(config, rest).items():  # not to be found when all is learned
         raise UserError(f"{name}: {fault}")
     forget_failures(tasks)
@@ -81,17 +84,22 @@ def grid(config: GridConfig) -> None:
         with progress.watched():
             work(config, rest, progress.settle)
     print(progress.summary())
+    for name, reason in without.items():
+        print(f"{name}, left out: {reason}")
     if progress.failed:
         print("the same command tries the failed ones again")
+    if progress.failed or without:
         raise SystemExit(1)
 
 
-def _preview(config: GridConfig, tasks: Sequence[Task], records: Mapping[Task, Record]) -> None:
+def _preview(
+    config: GridConfig, tasks: Sequence[Task], records: Mapping[Task, Record], without: Mapping[str, str]
+) -> None:
     """Print what is to be done, how long it may take, and what is missing for it."""
     print(preview(config, tasks, records))
-    faults = data_faults(config, [task for task in tasks if task not in records])
+    faults = {**without, **data_faults(config, [task for task in tasks if task not in records])}
     for name, fault in faults.items():
-        print(f"missing for {name}: {fault}")
+        print(f"{name} can't run: {fault}")
     if faults:
         raise SystemExit(1)
 

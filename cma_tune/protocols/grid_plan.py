@@ -19,6 +19,7 @@ from cma_tune.config import (
     shared_entries,
 )
 from cma_tune.data.catalog import check_dataset_name
+from cma_tune.data.own_catalog import own_weights
 from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
@@ -27,7 +28,7 @@ from cma_tune.protocols.cross_dataset import check_targets, few_shot_config, tra
 from cma_tune.protocols.runs import runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.protocols.zero_shot import zero_shot_run
-from cma_tune.recipes import RELEASE_WEIGHTS
+from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
 from cma_tune.records import finished_record
 
 ELEVEN = tuple(RELEASE_WEIGHTS)
@@ -66,12 +67,15 @@ def plan(config: GridConfig) -> list[Task]:
     """All tasks of a grid, dataset by dataset; the runs of one follow each other, so that they share it.
 
     Raises:
-        UserError: a value is out of its range, a dataset's name is unknown or given twice, the release has no
-            λ for a dataset, two runs would share a folder, or a folder holds another run's record.
+        UserError: a value is out of its range, a dataset's name is unknown or given twice, "recipe" is no λ
+            of any dataset, two runs would share a folder, or a folder holds another run's record.
     """
     _check(config)
     tasks: list[Task] = []
+    without = left_out(config)
     for name in dataset_names(config):
+        if name in without:
+            continue
         one = run_config(config, name)
         check(one)
         if config.protocol != "few-shot":
@@ -88,6 +92,29 @@ def plan(config: GridConfig) -> list[Task]:
             tasks += _learning_tasks(config.protocol, one)
     _check_folders(tasks)
     return tasks
+
+
+def left_out(config: GridConfig) -> dict[str, str]:
+    """Why datasets have no runs in a grid: "recipe" is no λ of theirs.
+
+    Raises:
+        UserError: it is none of any dataset's.
+    """
+    if "recipe" not in config.weights:
+        return {}
+    reasons: dict[str, str] = {}
+    names, own = dataset_names(config), own_weights()
+    for name in names:
+        try:
+            for shots in config.shots:
+                recipe_weight(name, shots, own.get(name))
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            reasons[name] = str(error)
+    if len(reasons) == len(names):
+        raise UserError(next(iter(reasons.values())))
+    return reasons
 
 
 def _learning_tasks(protocol: str, config: FewShotConfig) -> list[Task]:

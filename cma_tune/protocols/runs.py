@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cma_tune.build import Setup, recipe
+from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, Run, entries, expand, searched
 from cma_tune.data.own_catalog import own_weights
 from cma_tune.data.splits import Split, base_novel_labels
@@ -23,7 +23,15 @@ from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
 from cma_tune.records import Record, finished_on, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
-from cma_tune.train import Checkpointing, Evaluation, FitReport, NonFiniteLossError, evaluate, fit
+from cma_tune.train import (
+    Checkpointing,
+    Evaluation,
+    FitReport,
+    NonFiniteLossError,
+    Recipe,
+    evaluate,
+    fit,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -129,10 +137,21 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
         "device": str(setup.accelerator.device.type),
         "mixed_precision": setup.precision,
         "train_images": len(split.train),
+        "train_images_in_test": setup.trained_again(split.train),
     }
     if searched(config):
         training["chosen"] = {"on": ON, **learner.choose(*setup.validation_features(split.val, learner))}
     return learner, training
+
+
+def recipe(config: FewShotConfig, steps_per_epoch: int) -> Recipe:
+    """Recipe of one run; λ and the entries of optimiser and loss are values by then."""
+    own = asdict(config.optim)
+    del own["batch_size"]
+    steps = own.pop("steps_per_shot")
+    if own["epochs"] is None:
+        own["epochs"] = math.ceil(steps * config.shots[0] / steps_per_epoch)
+    return Recipe(**own, **asdict(config.loss), cma_weight=float(config.weights[0]))
 
 
 def validate(setup: Setup, learner: Learner, split: Split) -> dict[str, float]:

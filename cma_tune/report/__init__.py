@@ -72,6 +72,7 @@ def _formatted(
     tables: Sequence[Table], sheets: Sequence[Sheet], compared: Sequence[Sheet], form: str
 ) -> list[str]:
     if form == "csv" and compared:
+        print("as csv the comparison stands alone; the tables come without it", file=sys.stderr)
         return [format_sheets(compared, form)]
     texts = [format_tables(tables, form)] if tables or not sheets else []
     if form == "csv":  # tables over datasets repeat what the first ones say; the companion's stand alone
