@@ -207,6 +207,18 @@ def test_alignment_follows_with_cosines() -> None:
     assert columns[0] == "base class similarity" and columns[3] == "novel modal similarity"
 
 
+def test_calibration_stands_in_a_table_of_its_own() -> None:
+    records = few_shot({1: [70.0, 72.0]})
+    records = [
+        replace(one, figures={"accuracy": 70.0, "ece": ece})
+        for one, ece in zip(records, (3.0, 5.0), strict=True)
+    ]
+    accuracy, calibration = build_tables(records)
+    assert (accuracy.kind, calibration.kind, calibration.columns) == ("accuracy", "calibration", ("ECE",))
+    assert "calibration (expected error in points)" in calibration.title
+    assert cells(calibration) == {"CoOp, 1 shot": ["4.00 ± 1.39"]}  # 1.96·1/√2
+
+
 def test_a_chosen_lambda_is_one_row_over_seeds_whatever_was_chosen() -> None:
     records = []
     for seed, (weight, value) in enumerate([(0.3, 70.0), (0.8, 74.0)], start=1):

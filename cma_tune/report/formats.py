@@ -45,7 +45,7 @@ def format_tables(tables: Sequence[Table], form: str) -> str:
 
 def shown_cells(table: Table) -> list[list[str]]:
     """Cells as text, row by row, with the number of seeds where it is not the usual one."""
-    digits = 2 if table.kind == "accuracy" else 3
+    digits = 3 if table.kind == "alignment" else 2
     rows = []
     for row in table.rows:
         cells = []

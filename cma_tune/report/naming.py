@@ -1,11 +1,15 @@
-"""Names of groups, and the notes under a table: what a reader must know before comparing rows."""
+"""Names of groups and backbones, and the notes under a table: what to know before comparing rows."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path, PurePath
 
+from cma_tune.config import backbone_folder
+from cma_tune.records import Record
 from cma_tune.report.groups import Group, learner_name, merged_epochs, shots_text
 
 # Methods may differ in their recipes, but not in what they start from and what they are tested on.
@@ -143,3 +147,18 @@ def _show(value: str) -> str:
 
 def _short(key: str) -> str:
     return key.rsplit(".", 1)[-1]
+
+
+def backbone_of(record: Record) -> str:
+    """Name and weights: one architecture with two sets of weights is two backbones."""
+    name, pretrained = str(record.backbone["name"]), record.backbone.get("pretrained")
+    return f"{name} {Path(pretrained).stem}" if pretrained else name
+
+
+def shown_backbones(records: Iterable[Record]) -> dict[str, str]:
+    """What to call each backbone: a folder by its name alone, unless two folders share it."""
+    names = {backbone_of(record) for record in records}
+    folders = {name: backbone_folder(name) for name in names}
+    short = {name: name if folder is None else PurePath(folder).name for name, folder in folders.items()}
+    taken = Counter(short.values())
+    return {name: text if text and taken[text] == 1 else name for name, text in short.items()}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
 from typing import Literal
 
-from cma_tune.config import backbone_folder
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 from cma_tune.report.groups import Group, group_records, shots_text
-from cma_tune.report.naming import name_groups, setting_notes
+from cma_tune.report.naming import backbone_of, name_groups, setting_notes, shown_backbones
 
 BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
 AMONG_ALL = {f"{metric}_among_all": name for metric, name in BASE_TO_NOVEL.items()}
@@ -24,6 +22,13 @@ SIMILARITIES = {
     "novel_class_similarity": "novel class similarity",
     "novel_modal_similarity": "novel modal similarity",
 }
+Kind = Literal["accuracy", "alignment", "calibration"]
+BESIDE: dict[Kind, dict[str, str]] = {
+    "alignment": SIMILARITIES,
+    "calibration": {"ece": "ECE", "novel_ece": "novel ECE"},
+}
+"""Figures in tables of their own, behind the accuracy of the same runs."""
+UNITS = {"accuracy": "%", "alignment": "mean cosines", "calibration": "expected error in points"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Cell:
     Attributes:
         metric: key of the figure in a record.
         shots: training images per class, 0 for zero-shot.
-        values: one a seed; percent for accuracies, a cosine for similarities.
+        values: one a seed; percent for accuracies, a cosine for similarities, percentage points for the ECE.
         seeds: of the values, in the same order.
     """
 
@@ -78,7 +83,8 @@ class Table:
 
     Attributes:
         title: what it shows, with unit.
-        kind: accuracy (percent; higher is better) or alignment (cosines).
+        kind: accuracy (percent; higher is better), alignment (cosines) or calibration (points
+            between confidence and accuracy; lower is better).
         protocol: few-shot (with zero-shot beside it), base-to-novel, generalised base-to-novel, cross-dataset
             or domain-generalization.
         dataset: name of the dataset.
@@ -91,7 +97,7 @@ class Table:
     """
 
     title: str
-    kind: Literal["accuracy", "alignment"]
+    kind: Kind
     protocol: str
     dataset: str
     backbone: str
@@ -103,7 +109,7 @@ class Table:
 
 
 def build_tables(records: Iterable[Record]) -> list[Table]:
-    """Tables of accuracy and alignment for every dataset and backbone.
+    """Tables of accuracy, alignment and calibration for every dataset and backbone.
 
     Runs are averaged only if they differ in nothing but the seed; where other settings differ, each has a row
     of its own that names them. Zero-shot stands in the few-shot table, at 0 shots, and in base-to-novel's.
@@ -112,7 +118,8 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
         records: of zero-shot, few-shot, base-to-novel, cross-dataset and domain generalisation.
 
     Returns:
-        Few-shot accuracy, its alignment, then base-to-novel and its alignment by shots; then the transfers.
+        Few-shot accuracy, its alignment and calibration, then the same of base-to-novel by shots; then the
+        transfers.
 
     Raises:
         UserError: a record is of another protocol, or two claim different figures for the same run.
@@ -121,9 +128,9 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     base_to_novel: dict[tuple[str, str], dict[int, list[Record]]] = {}
     transfers: dict[tuple[str, str, str, int, tuple[str, ...]], list[Record]] = {}
     records = list(records)
-    shown = _shown_backbones(records)
+    shown = shown_backbones(records)
     for record in records:
-        place = (str(record.config["dataset"]), shown[_backbone(record)])
+        place = (str(record.config["dataset"]), shown[backbone_of(record)])
         if record.protocol in ("zero-shot", "few-shot"):
             few_shot.setdefault(place, []).append(record)
         elif record.protocol == "base-to-novel":
@@ -152,21 +159,6 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
     ]
 
 
-def _backbone(record: Record) -> str:
-    """Name and weights: one architecture with two sets of weights is two backbones."""
-    name, pretrained = str(record.backbone["name"]), record.backbone.get("pretrained")
-    return f"{name} {Path(pretrained).stem}" if pretrained else name
-
-
-def _shown_backbones(records: Iterable[Record]) -> dict[str, str]:
-    """What to call each backbone: a folder by its name alone, unless two folders share it."""
-    names = {_backbone(record) for record in records}
-    folders = {name: backbone_folder(name) for name in names}
-    short = {name: name if folder is None else PurePath(folder).name for name, folder in folders.items()}
-    taken = Counter(short.values())
-    return {name: text if text and taken[text] == 1 else name for name, text in short.items()}
-
-
 def _few_shot_tables(records: Sequence[Record], dataset: str, backbone: str) -> list[Table]:
     groups = name_groups(group_records(records))
     all_shots = sorted({record.shots for record in records})
@@ -175,12 +167,16 @@ def _few_shot_tables(records: Sequence[Record], dataset: str, backbone: str) -> 
     protocol = "few-shot" if any(all_shots) else "zero-shot"
     accuracy = _table("accuracy", protocol, dataset, backbone, None, columns, rows, groups)
 
-    aligned = []
-    for group in groups:
-        for shots in sorted({record.shots for record in group.records}):
-            name = f"{group.name}, {shots_text(shots)}" if shots else group.name
-            aligned.append(Row(name, group, tuple(_cell(group, metric, shots) for metric in SIMILARITIES)))
-    return [accuracy, *_alignment(protocol, dataset, backbone, None, aligned, groups)]
+    named = [
+        (f"{group.name}, {shots_text(shots)}" if shots else group.name, group, shots)
+        for group in groups
+        for shots in sorted({record.shots for record in group.records})
+    ]
+
+    def beside(metrics: Iterable[str]) -> list[Row]:
+        return [Row(name, g, tuple(_cell(g, metric, at) for metric in metrics)) for name, g, at in named]
+
+    return [accuracy, *_tables_beside(protocol, dataset, backbone, None, beside, groups)]
 
 
 def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str, shots: int) -> list[Table]:
@@ -197,9 +193,9 @@ def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str
     if generalised:  # each half's images among the names of both
         place_of_all = (f"generalised {place[0]}", *place[1:])
         accuracy.append(_table("accuracy", *place_of_all, list(AMONG_ALL.values()), generalised, groups))
-    # Zero-shot's similarities are over all classes, those of the others over one half.
+    # Zero-shot's are over all classes, those of the others over one half.
     learned = [group for group in groups if group.learner != "zero_shot"]
-    return [*accuracy, *_alignment(*place, rows(learned, SIMILARITIES), groups)]
+    return [*accuracy, *_tables_beside(*place, lambda metrics: rows(learned, metrics), groups)]
 
 
 def _transfer_table(
@@ -229,23 +225,27 @@ def _transfer_table(
     return replace(table, title=f"{table.title}, targets {', '.join(others)}") if named else table
 
 
-def _alignment(
+def _tables_beside(
     protocol: str,
     dataset: str,
     backbone: str,
     shots: int | None,
-    rows: Sequence[Row],
+    rows: Callable[[Iterable[str]], list[Row]],
     groups: Sequence[Group],
 ) -> list[Table]:
-    """The table of similarities without columns that no run has; none at all without any."""
-    kept = [i for i in range(len(SIMILARITIES)) if any(row.cells[i] for row in rows)]
-    if not kept:
-        return []
-    columns = [list(SIMILARITIES.values())[i] for i in kept]
-    if protocol == "base-to-novel":
-        columns = [name if name.startswith("novel") else f"base {name}" for name in columns]
-    slim = [Row(r.name, r.group, tuple(r.cells[i] for i in kept)) for r in rows if any(r.cells)]
-    return [_table("alignment", protocol, dataset, backbone, shots, columns, slim, groups)]
+    """The tables of other figures than accuracy, without columns that no run has; none without any."""
+    tables = []
+    for kind, metrics in BESIDE.items():
+        whole = rows(metrics)
+        kept = [i for i in range(len(metrics)) if any(row.cells[i] for row in whole)]
+        if not kept:
+            continue
+        columns = [list(metrics.values())[i] for i in kept]
+        if protocol == "base-to-novel":
+            columns = [name if name.startswith("novel") else f"base {name}" for name in columns]
+        slim = [Row(r.name, r.group, tuple(r.cells[i] for i in kept)) for r in whole if any(r.cells)]
+        tables.append(_table(kind, protocol, dataset, backbone, shots, columns, slim, groups))
+    return tables
 
 
 def _cell(group: Group, metric: str, shots: int) -> Cell | None:
@@ -256,7 +256,7 @@ def _cell(group: Group, metric: str, shots: int) -> Cell | None:
 
 
 def _table(
-    kind: Literal["accuracy", "alignment"],
+    kind: Kind,
     protocol: str,
     dataset: str,
     backbone: str,
@@ -265,13 +265,12 @@ def _table(
     rows: Sequence[Row],
     groups: Sequence[Group],
 ) -> Table:
-    what = protocol.capitalize()
-    figure = "accuracy (%)" if kind == "accuracy" else "alignment (mean cosines)"
     at = f" at {shots_text(shots)}" if shots is not None else ""
-    title = f"{what} {figure}{at}: dataset {dataset}, backbone {backbone}"
+    figure = f"{kind} ({UNITS[kind]})"
+    title = f"{protocol.capitalize()} {figure}{at}: dataset {dataset}, backbone {backbone}"
     cells = [cell for row in rows for cell in row.cells if cell and row.group.learner != "zero_shot"]
     seeds, said_of_seeds = seed_notes(cells)
-    # The alignment follows the accuracy of the same runs, where their settings are said.
+    # The others follow the accuracy of the same runs, where their settings are said.
     notes = (*said_of_seeds, *(setting_notes(groups) if kind == "accuracy" else ()))
     return Table(title, kind, protocol, dataset, backbone, shots, tuple(columns), tuple(rows), notes, seeds)
 
