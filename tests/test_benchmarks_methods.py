@@ -31,11 +31,11 @@ def made_up(rows: ModuleType, path: Path) -> None:
     cell = rows.Cell("coop", "few-shot", 16)
     written = []
     for seed, (before, after) in enumerate(zip(PLAIN, PENALISED, strict=True), start=1):
-        written.append(rows.Row(cell, seed, 0.0, False, 2.0, 900.0, {"accuracy": before}))
-        written.append(rows.Row(cell, seed, 0.3, False, 3.0, 900.0, {"accuracy": after}))
+        written.append(rows.Row(cell, seed, 0.0, False, {"accuracy": before}))
+        written.append(rows.Row(cell, seed, 0.3, False, {"accuracy": after}))
         weight = 0.0 if seed == 2 else 0.3
         accuracy = before if seed == 2 else after
-        written.append(rows.Row(cell, seed, weight, True, 3.0, None, {"accuracy": accuracy}))
+        written.append(rows.Row(cell, seed, weight, True, {"accuracy": accuracy}))
     rows.write_rows(path, written)
     assert rows.read_rows(path) == written
 
@@ -53,7 +53,13 @@ def test_rows_read_back_and_the_page_compares_them(
     assert line == (f"| CoOp | 51.33 ± 1.41 | 52.50 ± 1.22 | 52.33 ± 1.41 | 0.3, 0, 0.3 | +1.00 | {p:.3f} |")
     p = stats.ttest_rel(PENALISED, PLAIN).pvalue
     assert page.fixed(cells).splitlines()[2] == f"| CoOp | +1.17 | 3/3 | {p:.3f} |"
-    assert page.costs(cells).splitlines()[2] == "| CoOp | 2.0 | 3.0 | 900 |"
+    costs = [rows.Cost("coop", 2.0, 3.0, 900.0), rows.Cost("tip_adapter", 0.0, None, 800.0)]
+    rows.write_costs(tmp_path / "costs.csv", costs)
+    assert rows.read_costs(tmp_path / "costs.csv") == costs
+    assert page.costs(costs).splitlines()[2:] == [
+        "| CoOp | 2.000 | 3.000 | 900 |",
+        "| Tip-Adapter | 0.000 | – | 800 |",
+    ]
 
 
 def test_every_method_is_run_where_it_can_be(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/results/methods.md`, from the runs that `method_runs.py` left.
+"""The tables of `benchmarks/results/methods.md`, from what `method_runs.py` and `method_costs.py` left.
 
 python benchmarks/methods/method_page.py benchmarks/results/methods/shapes.csv
 """
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from method_rows import Cell, Row, read_rows
+from method_rows import Cell, Cost, Row, read_costs, read_rows
 
 from cma_tune.metrics.significance import paired_t_test
 from cma_tune.report.groups import learner_name
@@ -114,28 +114,22 @@ def fixed(cells: Mapping[Cell, list[Row]]) -> str:
     return table(["method", *headers], lines)
 
 
-def costs(cells: Mapping[Cell, list[Row]]) -> str:
-    """Seconds of training a run at 16 shots without and with the loss, and the peak memory of the process."""
+def costs(every: Sequence[Cost]) -> str:
+    """Seconds of an epoch at 16 shots without and with the loss, and the peak memory of the process."""
     lines = []
-    for cell, rows in cells.items():
-        if (cell.protocol, cell.shots) != ("few-shot", 16):
-            continue
-        sides = [
-            [row.seconds for row in rows if not row.selected and (row.weight > 0) == penalised]
-            for penalised in (False, True)
-        ]
-        times = [f"{sum(side) / len(side):.1f}" if side else "–" for side in sides]
-        peaks = [row.peak_mib for row in rows if row.peak_mib is not None]
-        lines.append([learner_name(cell.method), *times, f"{max(peaks):.0f}" if peaks else "–"])
-    return table(["method", "s a run, λ = 0", "s a run, λ > 0", "peak MiB"], lines)
+    for one in every:
+        times = [f"{one.seconds:.3f}", "–" if one.penalised is None else f"{one.penalised:.3f}"]
+        lines.append([learner_name(one.method), *times, f"{one.peak_mib:.0f}"])
+    return table(["method", "s an epoch, λ = 0", "s an epoch, λ > 0", "peak MiB"], lines)
 
 
 def main() -> None:
     """Print the tables of one dataset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
+    path = parser.parse_args().table
     cells: dict[Cell, list[Row]] = {}
-    for row in read_rows(parser.parse_args().table):
+    for row in read_rows(path):
         cells.setdefault(row.cell, []).append(row)
     for protocol, metrics in METRICS.items():
         for shots in sorted({cell.shots for cell in cells if cell.protocol == protocol}):
@@ -144,7 +138,8 @@ def main() -> None:
                 print(f"### {protocol}, {at}: {metric.replace('_', ' ')} (%)\n")
                 print(comparison(cells, protocol, shots, metric), end="\n\n")
     print(f"### Every λ over all shots and seeds of few-shot\n\n{fixed(cells)}\n")
-    print(f"### Cost at 16 shots\n\n{costs(cells)}")
+    if every := read_costs(path.with_name(f"{path.stem}_costs.csv")):
+        print(f"### Cost at 16 shots\n\n{costs(every)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of runs that `method_runs.py` writes and `method_page.py` reads."""
+"""The tables that `method_runs.py` and `method_costs.py` write and `method_page.py` reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from cma_tune.files import write_text
 
 FIGURES = ("accuracy", "base_accuracy", "novel_accuracy", "harmonic_mean", "validation_accuracy", "ece")
-COLUMNS = ("method", "protocol", "shots", "seed", "weight", "selected", "seconds", "peak_mib", *FIGURES)
+COLUMNS = ("method", "protocol", "shots", "seed", "weight", "selected", *FIGURES)
+COSTS = ("method", "seconds_an_epoch", "seconds_an_epoch_with_cma", "peak_mib")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Row:
         cell: where it belongs.
         seed, weight: of the run.
         selected: it stands for the λ that was chosen on validation images.
-        seconds: of training.
-        peak_mib: peak resident memory of the cell's process, in MiB; None where it did not run all of it.
         figures: those of `FIGURES` that the run has, in percent.
     """
 
@@ -40,30 +39,40 @@ class Row:
     seed: int
     weight: float
     selected: bool
-    seconds: float
-    peak_mib: float | None
     figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs at 16 shots.
+
+    Attributes:
+        method: its name.
+        seconds: of an epoch at λ = 0.
+        penalised: of an epoch at λ > 0; None for a method without a loss.
+        peak_mib: peak resident memory of the process, in MiB.
+    """
+
+    method: str
+    seconds: float
+    penalised: float | None
+    peak_mib: float
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Replace the table by these rows, in order."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = []
     for row in sorted(rows, key=lambda one: (one.cell.protocol, one.cell.method, one.cell.shots, one.seed)):
-        cell, peak = row.cell, "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
+        cell = row.cell
         figures = [f"{row.figures[name]:.4f}" if name in row.figures else "" for name in FIGURES]
         place = [cell.method, cell.protocol, cell.shots, row.seed, f"{row.weight:g}", int(row.selected)]
-        writer.writerow([*place, f"{row.seconds:.2f}", peak, *figures])
-    write_text(path, text.getvalue())
+        lines.append([*place, *figures])
+    _write(path, COLUMNS, lines)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a table; none where there is no table yet."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as handle:
-        return [_row(line) for line in csv.DictReader(handle)]
+    return [_row(line) for line in _read(path)]
 
 
 def _row(line: dict[str, str]) -> Row:
@@ -72,7 +81,40 @@ def _row(line: dict[str, str]) -> Row:
         int(line["seed"]),
         float(line["weight"]),
         line["selected"] == "1",
-        float(line["seconds"]),
-        float(line["peak_mib"]) if line["peak_mib"] else None,
         {name: float(line[name]) for name in FIGURES if line[name]},
     )
+
+
+def write_costs(path: Path, costs: Sequence[Cost]) -> None:
+    """Replace the table by these costs, in order."""
+    lines = [
+        [
+            one.method,
+            f"{one.seconds:.5f}",
+            "" if one.penalised is None else f"{one.penalised:.5f}",
+            f"{one.peak_mib:.0f}",
+        ]
+        for one in costs
+    ]
+    _write(path, COSTS, lines)
+
+
+def read_costs(path: Path) -> list[Cost]:
+    """The costs of a table; none where there is no table yet."""
+    return [
+        Cost(name, float(seconds), float(penalised) if penalised else None, float(peak))
+        for name, seconds, penalised, peak in ([line[key] for key in COSTS] for line in _read(path))
+    ]
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _write(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *lines])
+    write_text(path, text.getvalue())

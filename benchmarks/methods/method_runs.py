@@ -1,12 +1,12 @@
 """Every method without the CMA loss and with it: one process for each method and number of shots.
 
 python benchmarks/methods/method_runs.py --dataset shapes
-python benchmarks/methods/method_runs.py --dataset caltech101 --data-root DATA --backbone local-dir:LITE_CLIP
+python benchmarks/methods/method_runs.py --dataset caltech101 --data-root DATA --backbone BACKBONE \
+    --frozen-images --epochs 30
 
 Three seeds; 1, 4 and 16 shots, and base-to-novel at 16 shots for methods that go to other classes; λ = 0, two
 others, and the choice among the three on the few-shot validation images. The figures go to a table (CSV) that
-`method_page.py` reads; what is there is not run again. A process runs one method: its peak memory is the
-method's.
+`method_page.py` reads; what is there is not run again. What a method costs is measured by `method_costs.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
 STORED = ("--train-features=stored", "--views=10")
 OWN = {"cocoop": ("--optim.batch_size=1", "--optim.epochs=10")}
 """Flags of single methods: CoCoOp's own recipe, which its memory asks for."""
+TEXT_ALONE = ("--lora.towers=text",)
+"""Of LoRA where the image tower has to stay as it is."""
 
 
 def cells(methods: Sequence[str]) -> Iterator[Cell]:
@@ -45,10 +47,30 @@ def cells(methods: Sequence[str]) -> Iterator[Cell]:
             yield Cell(method, "base-to-novel", 16)
 
 
-def command(cell: Cell, common: Sequence[str]) -> list[str]:
+def methods_of(only: str | None, frozen_images: bool) -> list[str]:
+    """The methods that are asked for, or all that can run.
+
+    Args:
+        only: their names, with commas between them.
+        frozen_images: the image tower is not one that a method can change.
+    """
+    if only is not None:
+        return only.split(",")
+    every = get_args(LearnerName)
+    return [name for name in every if not (frozen_images and name in TRAINS_IMAGES and name != "lora")]
+
+
+def command(
+    cell: Cell,
+    common: Sequence[str],
+    frozen_images: bool = False,
+    seeds: Sequence[int] = SEEDS,
+    weights: Sequence[float] = WEIGHTS,
+) -> list[str]:
     """The command line of all seeds and λ of a cell."""
-    weights = WEIGHTS[:1] if cell.method in UNTRAINED else WEIGHTS
-    features = () if cell.method in TRAINS_IMAGES else STORED
+    weights = weights[:1] if cell.method in UNTRAINED else weights
+    features = () if cell.method in TRAINS_IMAGES and not frozen_images else STORED
+    own = TEXT_ALONE if cell.method == "lora" and frozen_images else OWN.get(cell.method, ())
     return [
         *(
             sys.executable,
@@ -58,14 +80,14 @@ def command(cell: Cell, common: Sequence[str]) -> list[str]:
             f"--learner={cell.method}",
             f"--shots={cell.shots}",
         ),
-        *(f"--seeds={','.join(map(str, SEEDS))}", f"--weights={','.join(f'{w:g}' for w in weights)}"),
-        *(["--select-weight"] if len(weights) > 1 else []),
-        *(*FORM, *features, *OWN.get(cell.method, ()), *common),
+        *(f"--seeds={','.join(map(str, seeds))}", f"--weights={','.join(f'{w:g}' for w in weights)}"),
+        *(["--select-weight"] if len(weights) > 2 else []),
+        *(*FORM, *features, *own, *common),
     ]
 
 
 def measured(line: Sequence[str], log: Path) -> tuple[float, float]:
-    """Run a command to its end: wall time in s, peak resident memory in MiB.
+    """Run a command to its end: wall time in s, peak resident memory of its process in MiB.
 
     Raises:
         SystemExit: it failed.
@@ -80,11 +102,10 @@ def measured(line: Sequence[str], log: Path) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
-def row(record: Record, cell: Cell, peak: float | None) -> Row:
+def row(record: Record, cell: Cell) -> Row:
     """A run's line of the table."""
     figures = {name: record.figures[name] for name in FIGURES if name in record.figures}
-    seconds = float(record.training["seconds_since_last_start"])
-    return Row(cell, record.seed, record.weight, record.selection is not None, seconds, peak, figures)
+    return Row(cell, record.seed, record.weight, record.selection is not None, figures)
 
 
 def of_cell(output: Path, cell: Cell) -> list[Record]:
@@ -102,6 +123,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--only", help="methods, with commas between them")
+    parser.add_argument(
+        "--frozen-images",
+        action="store_true",
+        help="no method changes the image tower; LoRA takes the text's",
+    )
     parser.add_argument("--epochs", type=int, help="instead of each method's own")
     parser.add_argument("--table", type=Path, help="by default the repository's own")
     options = parser.parse_args()
@@ -111,17 +137,16 @@ def main() -> None:
     common = [f"--dataset={options.dataset}", f"--data-root={options.data_root}", f"--output={output}"]
     common += [f"--backbone={options.backbone}"]
     common += [f"--optim.epochs={options.epochs}"] if options.epochs else []
-    methods = options.only.split(",") if options.only else list(get_args(LearnerName))
-    for cell in cells(methods):
+    for cell in cells(methods_of(options.only, options.frozen_images)):
         rows = read_rows(table)
         if any(one.cell == cell for one in rows):
             continue
-        fresh = not of_cell(output, cell)
-        seconds, peak = measured(command(cell, common), output / "log.txt")
+        line = command(cell, common, options.frozen_images)
+        seconds, peak = measured(line, output / "log.txt")
         print(
             f"{cell.method}, {cell.protocol}, {cell.shots} shots: {seconds:.0f} s, {peak:.0f} MiB", flush=True
         )
-        added = [row(one, cell, peak if fresh else None) for one in of_cell(output, cell)]
+        added = [row(one, cell) for one in of_cell(output, cell)]
         write_rows(table, [*rows, *added])
 
 
