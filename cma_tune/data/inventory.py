@@ -17,8 +17,9 @@ from cma_tune.data.dataset import ABSENT, Dataset, FileImages, ImageSource, Sour
 from cma_tune.data.hub_form import KeyedImages, hub_place, is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
+from cma_tune.data.listings import images_below
 from cma_tune.data.splits import SHARED, TWICE, Item, Split
-from cma_tune.data.survey import SINGLE, image_files, other_names, some_of, survey
+from cma_tune.data.survey import SINGLE, other_names, some_of, survey
 from cma_tune.errors import UserError
 
 SAMPLE = 200
@@ -165,7 +166,7 @@ def _counts(split: Split, expected: tuple[int, int, int] | None = None) -> list[
 
 def _files_without_split(name: str, root: Path, folder: Path) -> tuple[list[Item], Finding]:
     """The image files of a folder whose split can't be read."""
-    keys = sorted(image_files(folder))
+    keys = sorted(images_below(folder))
     sizes = (
         (miniature_sizes(root.expanduser() / ENTRIES[name].folder) or ENTRIES[name].sizes)
         if name in ENTRIES and not is_hub_root(root)

@@ -139,17 +139,18 @@ def _folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
 
 
+def images_below(folder: Path) -> Iterator[str]:
+    """Paths of all image files below a folder, relative to it, in no order; what is hidden does not count."""
+    for place, below, files in os.walk(folder):
+        below[:] = [name for name in below if name[0] != "."]
+        for file in files:
+            if file[0] != "." and file.lower().endswith(IMAGE_SUFFIXES):
+                yield (Path(place) / file).relative_to(folder).as_posix()
+
+
 def _images_by_class(root: Path, part: str) -> Iterator[tuple[str, str]]:
     """(path relative to `root`, class folder) of every image below `part`, in the order of their paths."""
     for class_name in _folders(root / part):
-        keys = []
-        for folder, below, files in os.walk(root / part / class_name):
-            below[:] = [name for name in below if name[0] != "."]
-            relative = Path(folder).relative_to(root).as_posix()
-            keys += [
-                f"{relative}/{file}"
-                for file in files
-                if file[0] != "." and file.lower().endswith(IMAGE_SUFFIXES)
-            ]
-        for key in sorted(keys):
-            yield key, class_name
+        place = (Path(part) / class_name).as_posix()
+        for path in sorted(images_below(root / part / class_name)):
+            yield f"{place}/{path}", class_name

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cma_tune.data.class_names import class_names
 from cma_tune.data.dataset import ABSENT, Dataset, SourceOptions
 from cma_tune.data.faults import Faults
 from cma_tune.data.layouts import miniature_sizes
-from cma_tune.data.listings import IMAGE_SUFFIXES
+from cma_tune.data.listings import images_below
 from cma_tune.data.sources import load_dataset
 from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
@@ -79,14 +78,6 @@ def survey(name: str, root: Path, options: SourceOptions | None = None) -> Surve
     return Survey(dataset, faults.found)
 
 
-def image_files(folder: Path) -> Iterator[str]:
-    """Paths of all image files below a folder, relative to it."""
-    for below, _, files in os.walk(folder):
-        for file in files:
-            if file[0] != "." and file.lower().endswith(IMAGE_SUFFIXES):
-                yield (Path(below) / file).relative_to(folder).as_posix()
-
-
 def some_of(found: list[str]) -> str:
     """The number and the first three."""
     return f"{len(found):,} (first: {'; '.join(found[:3])})"
@@ -119,7 +110,7 @@ def shortfalls(entry: CatalogEntry, root: Path) -> Shortfalls:
         if len(items) != size
     ]
     folder = root / entry.folder / entry.images
-    if not any(parts.values()) and folder.is_dir() and not any(image_files(folder)):
+    if not any(parts.values()) and folder.is_dir() and not any(images_below(folder)):
         images.append(f"no images in {folder}")
     if any(parts.values()):
         # Where folders are the split, a count of another size is one of the images.

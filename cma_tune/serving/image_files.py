@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cma_tune.data.dataset import FileImages
 from cma_tune.data.images import Transform
-from cma_tune.data.listings import IMAGE_SUFFIXES
+from cma_tune.data.listings import IMAGE_SUFFIXES, images_below
 from cma_tune.errors import UserError
 
 STANDARD_INPUT = "-"
@@ -49,7 +49,7 @@ def _lines(argument: str) -> Iterator[str]:
 
 def _expanded(name: str) -> list[str]:
     if os.path.isdir(name):
-        found = sorted(_below(name))
+        found = sorted(os.path.join(name, path) for path in images_below(Path(name)))
     elif not os.path.exists(name) and glob.has_magic(name):
         # A file of that very name goes before a pattern.
         found = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
@@ -59,15 +59,6 @@ def _expanded(name: str) -> list[str]:
         kind = "below the folder" if os.path.isdir(name) else "for the pattern"
         raise UserError(f"Expected images {kind} {name}, got none ({', '.join(IMAGE_SUFFIXES)}).")
     return found
-
-
-def _below(folder: str) -> Iterator[str]:
-    """Image files; what is hidden does not count."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and file.lower().endswith(IMAGE_SUFFIXES):
-                yield os.path.join(place, file)
 
 
 def check_exist(paths: Sequence[str]) -> None:
