@@ -123,7 +123,7 @@ def _both_towers(vocabulary: int, **text: Any) -> dict[str, Any]:
     words = {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT_LENGTH}
     return {
         "text_config": {**common, **words, "num_hidden_layers": 2, **text},
-        "vision_config": {**common, "image_size": IMAGE_SIZE, "patch_size": 16, "num_hidden_layers": 1},
+        "vision_config": {**common, "image_size": IMAGE_SIZE, "patch_size": 16, "num_hidden_layers": 2},
     }
 
 

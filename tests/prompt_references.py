@@ -45,10 +45,10 @@ def deep_backbone() -> Backbone:
     return made_backbone(Family(text={"layers": LAYERS}, vision={"layers": LAYERS, "width": 24}), "deep")
 
 
-def pixels(count: int, seed: int = 0) -> Tensor:
-    """Made-up images ``[count, 3, H, W]``, float64."""
+def pixels(count: int, seed: int = 0, size: int = IMAGE_SIZE) -> Tensor:
+    """Made-up images ``[count, 3, size, size]``, float64."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator, dtype=torch.float64)
+    return torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64)
 
 
 def image_by_loop(backbone: Backbone, image: Tensor, prompts: Sequence[Tensor]) -> Tensor:
@@ -119,24 +119,37 @@ def text_by_hooks(backbone: Backbone, prompt: str, contexts: Sequence[Tensor]) -
 
 @contextmanager
 def prompted_by_hooks(visual: Any, prompts: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, open_clip's own forward of an image tower of any kind has prompts, put in by hooks."""
+    """Inside, the own forward of an image tower of any kind and library has prompts, put in by hooks."""
     count = len(prompts[0])
 
+    def with_prompt(x: Tensor, prompt: Tensor) -> Tensor:
+        return torch.cat([x, prompt.expand(len(x), -1, -1)], dim=1)
+
     def join(module: Any, arguments: Any) -> Any:
-        (x,) = arguments
-        return (torch.cat([x, prompts[0].expand(len(x), -1, -1)], dim=1),)
+        return (with_prompt(arguments[0], prompts[0]),)
 
-    def leave(module: Any, arguments: Any, x: Tensor) -> Tensor:
-        return x[:, :-count]
+    def leave(module: Any, arguments: Any) -> Any:
+        # transformers' CLIP norms the class token alone.
+        return (arguments[0][:, :-count],) if arguments[0].ndim == 3 else arguments
 
-    hooks = [visual.ln_pre.register_forward_pre_hook(join), visual.transformer.register_forward_hook(leave)]
+    if hasattr(visual, "trunk"):
+        trunk = visual.trunk
+        blocks = trunk.blocks
+        hooks = [trunk.norm_pre.register_forward_pre_hook(join), trunk.norm.register_forward_pre_hook(leave)]
+    elif hasattr(visual, "encoder"):
+        blocks = visual.encoder.layers
+        hooks = [visual.embeddings.register_forward_hook(lambda *given: with_prompt(given[2], prompts[0]))]
+        hooks.append(visual.post_layernorm.register_forward_pre_hook(leave))
+    else:
+        blocks = visual.transformer.resblocks
+        hooks = [visual.ln_pre.register_forward_pre_hook(join)]
+        hooks.append(visual.transformer.register_forward_hook(lambda *given: given[2][:, :-count]))
     for number, prompt in enumerate(prompts[1:], start=1):
 
         def replace(module: Any, arguments: Any, prompt: Tensor = prompt) -> Any:
-            x = arguments[0][:, :-count]
-            return (torch.cat([x, prompt.expand(len(x), -1, -1)], dim=1), *arguments[1:])
+            return (with_prompt(arguments[0][:, :-count], prompt), *arguments[1:])
 
-        hooks.append(visual.transformer.resblocks[number].register_forward_pre_hook(replace))
+        hooks.append(blocks[number].register_forward_pre_hook(replace))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The image tower with prompts against open_clip's own forward, for every kind of its vision transformer."""
+"""The image tower with prompts against the libraries' own forward, for every kind of vision transformer."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Family, tiny_backbone
+from families import FAMILIES, IMAGE_SIZE, Family, tiny_backbone
 from prompt_references import deep_backbone, image_by_loop, made_backbone, pixels, prompted_by_hooks
 from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.image_tower import image_tower
 from cma_tune.clip.prompted_image_tower import PromptedImageTower
 from cma_tune.errors import UserError
 
-OTHERS = {
-    "clip-resnet": "ModifiedResNet",
-    "custom-text-timm": "TimmModel",
-    "transformers-clip": "CLIPVisionModel",
-    "transformers-clip-eos": "CLIPVisionModel",
-    "transformers-metaclip2": "MetaClip2VisionModel",
-    "transformers-siglip": "SiglipVisionModel",
-    "transformers-siglip2": "SiglipVisionModel",
-}
-"""Families whose image tower is no vision transformer of open_clip's own, with what it is."""
+OTHERS = {"clip-resnet": "ModifiedResNet", "custom-text-timm": "ResNet"}
+"""Families whose image tower is no vision transformer, with what it is."""
 
 POOLED = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -35,11 +28,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fixed-positions": {"pos_embed_type": "sin_cos_2d"},
     "attentional-average": {**POOLED, "pool_type": "avg"},
     "custom-blocks": {"qk_norm": True, "scale_attn": True, "scale_fc": True, "scale_heads": True},
+    "timm-class-token": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"},
+    "timm-average": {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "linear"},
+    "timm-pooling-head": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "linear"},
 }
+TRANSFORMERS = [name for name in FAMILIES if name.startswith("transformers-")]
 
 
 def variant(name: str) -> Backbone:
+    if name in TRANSFORMERS:
+        return tiny_backbone(name)
     return made_backbone(Family("custom", vision={"layers": 2, **VARIANTS[name]}), name)
+
+
+def own_features(model: Any, images: Tensor) -> Tensor:
+    """Not normalised, by the library's own forward."""
+    if hasattr(model, "get_image_features"):
+        return torch.as_tensor(model.get_image_features(pixel_values=images).pooler_output)
+    return torch.as_tensor(model.encode_image(images, normalize=False))
 
 
 def prompts_for(tower: PromptedImageTower, depth: int, count: int = 3) -> list[Tensor]:
@@ -53,21 +59,23 @@ def test_without_prompts_it_is_the_models_own(name: str) -> None:
     backbone = tiny_backbone(name)
     model: Any = backbone.model
     images = pixels(11)
-    expected = model.encode_image(images, normalize=False)
+    expected = own_features(model, images)
     torch.testing.assert_close(PromptedImageTower(backbone)(images), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *TRANSFORMERS])
 def test_every_variant_with_and_without_prompts(name: str) -> None:
     backbone = variant(name)
-    visual: Any = backbone.model.get_submodule("visual")
-    tower, images = PromptedImageTower(backbone), pixels(3)
-    output = visual(images)
+    model, visual = backbone.model, image_tower(backbone.model)
+    # This model of timm takes images of one size alone.
+    size = 160 if name == "timm-pooling-head" else IMAGE_SIZE
+    tower, images = PromptedImageTower(backbone), pixels(3, size=size)
+    output = own_features(model, images)
     torch.testing.assert_close(tower(images), output, rtol=0, atol=1e-12)
     for depth in (1, 2):
         prompts = prompts_for(tower, depth)
         with prompted_by_hooks(visual, prompts):
-            expected = visual(images)
+            expected = own_features(model, images)
         assert (expected - output).abs().max() > 1e-3
         ours = tower(images, prompts)
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
