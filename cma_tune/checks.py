@@ -10,16 +10,8 @@ from pathlib import Path
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig, trains_images
 from cma_tune.errors import UserError
-from cma_tune.method_options import (
-    BLOCKS,
-    LORA_MATRICES,
-    OWN_CLASSES,
-    RELEASE_FORM,
-    UNTRAINED,
-    LoraConfig,
-    LossConfig,
-    lora_layers,
-)
+from cma_tune.method_facts import BLOCKS, FULL_BATCH, OWN_CLASSES, UNTRAINED
+from cma_tune.method_options import LORA_MATRICES, RELEASE_FORM, LoraConfig, LossConfig, lora_layers
 
 
 def check(config: ZeroShotConfig) -> None:
@@ -153,7 +145,14 @@ def _check_method(config: FewShotConfig) -> None:
             f"Expected --weights 0 with {config.learner}, which trains nothing, got {config.weights}; "
             "a loss can't change it."
         )
+    if config.learner == "lp_plus_plus" and config.optim.batch_size not in (None, FULL_BATCH):
+        raise UserError(
+            f"Expected all images in a batch of lp_plus_plus, whose steps follow from all of them, got "
+            f"--optim.batch_size {config.optim.batch_size}; leave it out."
+        )
     _not_negative("kgcoop.weight", config.kgcoop.weight)
+    _not_negative("prograd.weight", config.prograd.weight)
+    _above_zero("prograd.temperature", config.prograd.temperature)
     _not_negative("tcp.weight", config.tcp.weight)
     if config.tcp.layer is not None:
         _at_least("tcp.layer", config.tcp.layer, 1)

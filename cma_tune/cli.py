@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cma_tune.commands import COMMANDS
+from cma_tune.config import FewShotConfig
 from cma_tune.errors import UserError, nearest
 from cma_tune.messages import plain_messages
+from cma_tune.method_facts import unread_options
+
+log = logging.getLogger(__name__)
 
 EPILOG = """examples:
   cma-tune quickstart
@@ -59,7 +64,18 @@ def _dispatch(arguments: list[str]) -> None:
     # Tensors cross process borders in training; their own warnings about forking are noise here.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with plain_messages():
+        _warn_of_unread(config)
         COMMANDS[name].run(config)
+
+
+def _warn_of_unread(config: object) -> None:
+    """A forgotten --learner must not pass for the method that an option belongs to."""
+    if not isinstance(config, FewShotConfig) or os.environ.get("RANK", "0") != "0":
+        return
+    unread = unread_options(config, config.learner)
+    if unread:
+        flags = ", ".join(f"--{name}" for name in unread)
+        log.warning("nothing of --learner %s is changed by %s", config.learner, flags)
 
 
 def _without_catalog(arguments: list[str]) -> list[str]:

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
+from cma_tune.method_facts import BLOCKS, TRAINS_IMAGES, default_optimizer, unused_blocks
 from cma_tune.method_options import (
-    BLOCKS,
-    TRAINS_IMAGES,
     ClipAdapterConfig,
     ContextConfig,
     IvlpConfig,
@@ -21,13 +20,12 @@ from cma_tune.method_options import (
     LossConfig,
     MapleConfig,
     OptimConfig,
+    ProGradConfig,
     PromptSrcConfig,
     TcpConfig,
     TipConfig,
     VptConfig,
-    default_optimizer,
     resolved_loss,
-    unused_blocks,
 )
 from cma_tune.recipes import recipe_epochs, recipe_weight
 
@@ -120,6 +118,7 @@ class FewShotConfig(ZeroShotConfig):
         learner: the method, such as coop; the README has a table of them.
         context: the learned context.
         kgcoop: options of KgCoOp.
+        prograd: options of ProGrad.
         tcp: options of TCP.
         tip: options of Tip-Adapter.
         clip_adapter: options of CLIP-Adapter.
@@ -150,6 +149,7 @@ class FewShotConfig(ZeroShotConfig):
     learner: LearnerName = "coop"
     context: ContextConfig = field(default_factory=ContextConfig)
     kgcoop: KgCoOpConfig = field(default_factory=KgCoOpConfig)
+    prograd: ProGradConfig = field(default_factory=ProGradConfig)
     tcp: TcpConfig = field(default_factory=TcpConfig)
     tip: TipConfig = field(default_factory=TipConfig)
     clip_adapter: ClipAdapterConfig = field(default_factory=ClipAdapterConfig)

@@ -44,7 +44,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
 
 
 def backward(
-    loss: Tensor, guide: Tensor | None, parameters: Sequence[nn.Parameter], accelerator: Accelerator
+    loss: Tensor,
+    guide: Tensor | None,
+    parameters: Sequence[nn.Parameter],
+    accelerator: Accelerator,
+    guide_weight: float = 1.0,
 ) -> None:
     """Gradients of `loss` into the parameters; with a guide, without the part that opposes its gradient.
 
@@ -53,6 +57,7 @@ def backward(
         guide: another such scalar over the same graph, if any.
         parameters: those that are trained.
         accelerator: the processes.
+        guide_weight: how much of that part is taken out.
     """
     if guide is None:
         accelerator.backward(loss)
@@ -64,15 +69,15 @@ def backward(
     for parameter, gradient in zip(parameters, own, strict=True):
         assert parameter.grad is not None
         guiding = accelerator.reduce(gradient, reduction="mean")
-        parameter.grad.copy_(project_gradient(parameter.grad, guiding))
+        parameter.grad.copy_(project_gradient(parameter.grad, guiding, guide_weight))
 
 
-def project_gradient(gradient: Tensor, guide: Tensor) -> Tensor:
-    """g, or g − (g·h/‖h‖²)·h where g·h < 0: without what opposes the guide's gradient h (ProGrad, sec. 3)."""
+def project_gradient(gradient: Tensor, guide: Tensor, weight: float = 1.0) -> Tensor:
+    """g, or g − w·(g·h/‖h‖²)·h where g·h < 0: less what opposes the guide's gradient h (ProGrad, sec. 3)."""
     product = (gradient * guide).sum()
     # Not finite gradients stay so: fp16's scaler has to see them.
     share = torch.where(product < 0, product / guide.square().sum(), product * 0)
-    return gradient - share * guide
+    return gradient - weight * share * guide
 
 
 def fresh_scaler(accelerator: Accelerator) -> None:

@@ -94,7 +94,13 @@ def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
 
 def _prograd(config: FewShotConfig, given: Given) -> Learner:
     return ProGrad(
-        given.backbone, given.class_names, _context(config), given.seed, anchors=given.hand_prompts
+        given.backbone,
+        given.class_names,
+        _context(config),
+        given.seed,
+        weight=config.prograd.weight,
+        temperature=config.prograd.temperature,
+        anchors=given.hand_prompts,
     )
 
 
@@ -189,6 +195,7 @@ def _lora(config: FewShotConfig, given: Given) -> Learner:
     options = LoraOptions(
         rank=lora.rank,
         alpha=lora.alpha,
+        rslora=lora.rslora,
         dropout=lora.dropout,
         towers=lora.towers,
         matrices=tuple(lora.matrices),

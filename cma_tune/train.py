@@ -218,7 +218,7 @@ def fit(
                 if guide is not None:
                     guide = guide.sum() * (processes / batch.size)
                 stepper.zero_grad()
-                backward(terms["loss"], guide, trained, accelerator)
+                backward(terms["loss"], guide, trained, accelerator, learner.guide_weight)
                 values = over_processes(terms, accelerator)
                 stop_if_not_finite(values["loss"], f"step {step} of epoch {epoch} (both from 0)")
                 stepper.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -203,3 +204,16 @@ def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert parse("few-shot", ["--config", str(path)]) == parse(
         "few-shot", ["--shots", "1,2", "--optim.lr", "0.5"]
     )
+
+
+def test_options_of_another_method_are_warned_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMMANDS, "few-shot", replace(COMMANDS["few-shot"], run=lambda config: None))
+    main(["few-shot", "--kgcoop.weight", "3", "--maple.depth=2"])
+    said = capsys.readouterr().err
+    assert said == "cma-tune: nothing of --learner coop is changed by --kgcoop.weight, --maple.depth\n"
+    main(["few-shot", "--learner", "kgcoop", "--kgcoop.weight", "3", "--context.tokens", "4"])
+    assert not capsys.readouterr().err
+    main(["few-shot", "--learner", "linear_probe", "--context.tokens", "4"])
+    assert capsys.readouterr().err.endswith("of --learner linear_probe is changed by --context.tokens\n")

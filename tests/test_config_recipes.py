@@ -21,7 +21,7 @@ from cma_tune.config import (
 )
 from cma_tune.data.catalog import CATALOG
 from cma_tune.errors import UserError
-from cma_tune.method_options import BLOCKS, UNTRAINED
+from cma_tune.method_facts import BLOCKS, UNTRAINED
 from cma_tune.recipes import recipe_epochs, recipe_weight
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -83,11 +83,13 @@ def test_every_config_loads_and_says_all_it_holds(file: Path) -> None:
 
 def test_these_are_the_configs() -> None:
     assert [str(file.relative_to(CONFIGS)) for file in FILES] == [
+        "base_to_novel/clip_adapter_vit_b16.yaml",
         "base_to_novel/cma_vit_b16.yaml",
         "base_to_novel/cocoop_vit_b16.yaml",
         "base_to_novel/coop_vit_b16.yaml",
         "base_to_novel/ivlp_vit_b16.yaml",
         "base_to_novel/kgcoop_vit_b16.yaml",
+        "base_to_novel/lora_vit_b16.yaml",
         "base_to_novel/maple_vit_b16.yaml",
         "base_to_novel/prograd_vit_b16.yaml",
         "base_to_novel/promptsrc_vit_b16.yaml",
@@ -95,18 +97,22 @@ def test_these_are_the_configs() -> None:
         "base_to_novel/vpt_vit_b16.yaml",
         "few_shot/clip_adapter_rn50.yaml",
         "few_shot/cma_rn50.yaml",
+        "few_shot/cocoop_vit_b16.yaml",
         "few_shot/coop_rn50.yaml",
         "few_shot/cross_modal_probe_rn50.yaml",
+        "few_shot/ivlp_vit_b16.yaml",
         "few_shot/kgcoop_rn50.yaml",
         "few_shot/linear_probe_rn50.yaml",
         "few_shot/linear_probe_text_rn50.yaml",
         "few_shot/lora_vit_b16.yaml",
         "few_shot/lp_plus_plus_rn50.yaml",
+        "few_shot/maple_vit_b16.yaml",
         "few_shot/prograd_rn50.yaml",
         "few_shot/promptsrc_vit_b16.yaml",
         "few_shot/tcp_vit_b16.yaml",
         "few_shot/tip_adapter_f_rn50.yaml",
         "few_shot/tip_adapter_rn50.yaml",
+        "few_shot/vpt_vit_b16.yaml",
         "quickstart.yaml",
         "quickstart_shapes.yaml",
     ]

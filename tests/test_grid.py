@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def test_a_failing_dataset_is_reported_and_the_others_finish(
     assert summary[colours] == ["4", "4", "0"]
     assert f"{broken}, 4 failed: Expected an image at" in out and "can't be decoded" in out
     assert f"{absent}, 4 failed: Expected" in out
+    assert out.count("failed for the same reason") == 2 * 3  # said once for a dataset, and in the summary
     assert len(list(find_records(tmp_path / "runs"))) == 4
     # What failed is tried again, when it may have been mended.
     (tmp_path / "broken/test/red/1.png").write_bytes((tmp_path / "broken/test/red/0.png").read_bytes())
@@ -180,6 +182,21 @@ def test_plain_runs_are_the_same_whatever_the_form_of_the_loss_that_they_do_with
     assert len(fits) == 2 and "λ=0.3" in fits[1]
     with pytest.raises(UserError, match=r"differs in loss\."):
         grid(replace(config, weights=[0.3], loss=LossConfig("sum", True)))
+
+
+def test_a_dataset_that_has_changed_is_refused(tmp_path: Path) -> None:
+    colours = image_folder(tmp_path / "colours")
+    config = grid_config(tmp_path / "runs", [colours], seeds=[1], weights=[0.0])
+    grid(config)
+    (tmp_path / "colours/test/red/0.png").rename(tmp_path / "colours/test/red/other.png")
+    for dry in (True, False):
+        with pytest.raises(
+            UserError, match=r"Expected the split of .*colours that the record in .* was made"
+        ):
+            grid(replace(config, seeds=[1, 2], dry_run=dry))
+    assert len(list(find_records(tmp_path / "runs"))) == 1
+    shutil.rmtree(tmp_path / "colours")
+    grid(config)  # what is done stays done
 
 
 def test_a_dataset_of_ones_own_may_say_what_recipe_is(

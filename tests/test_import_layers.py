@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, str] = {
     "files": "errors",
     "recipes": "errors",
     "method_options": "",
-    "config": "method_options recipes",
+    "method_facts": "",
+    "config": "method_facts method_options recipes",
     "options": "config",
     "companion_options": "config",
     "records": "config errors files method_options",
     "predictions": "errors files",
-    "checks": "companion_options config errors method_options",
+    "checks": "companion_options config errors method_facts method_options",
     "arguments": "errors",
     "metrics": "",
     "collapse_metric": "metrics",
@@ -51,8 +52,8 @@ MAY_IMPORT: dict[str, str] = {
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving",
     "protocols": (
-        "build checkpoint checks config data errors files learners messages method_options metrics options "
-        "predictions processes recipes records source_options trackers train"
+        "build checkpoint checks config data errors files learners messages method_facts method_options "
+        "metrics options predictions processes recipes records source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint checks companion_options config data errors files fitting losses "
@@ -62,15 +63,24 @@ MAY_IMPORT: dict[str, str] = {
     "commands": (
         "companion companion_options config inspection options predict protocols report serving sharing"
     ),
-    "cli": "arguments commands errors messages",
+    "cli": "arguments commands config errors messages method_facts",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }
 
 TORCH_ALONE = {"losses", "metrics", "processes"}
 STANDARD_LIBRARY_ALONE = {
-    *("arguments", "checks", "companion_options", "config", "errors", "files", "method_options", "options"),
-    *("recipes", "records"),
+    *(
+        "arguments",
+        "checks",
+        "companion_options",
+        "config",
+        "errors",
+        "files",
+        "method_facts",
+        "method_options",
+    ),
+    *("options", "recipes", "records"),
 }
 
 EXCEPTIONS = {

@@ -1,4 +1,4 @@
-"""LoRA against W + (α/r)·B·A put into a plain copy of the model by hand, and against peft's own loading."""
+"""LoRA against W + (α/√r)·B·A put into a plain copy of the model by hand, and against peft's own loading."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make(
 
 
 def by_hand(learner: Lora) -> nn.Module:
-    """A deep copy of the frozen model with W + (α/r)·B·A in place of W, differentiable in A and B.
+    """A deep copy of the frozen model with W + (α/√r)·B·A in place of W, differentiable in A and B.
 
     The fused projection of queries, keys and values is put together from its rows.
     """
@@ -85,7 +85,7 @@ def by_hand(learner: Lora) -> nn.Module:
                     return 0.0
                 used.update({f"{name}.lora_A.weight", f"{name}.lora_B.weight"})
                 product = weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
-                return product * (options.alpha / options.rank)
+                return product * (options.alpha / options.rank ** (0.5 if options.rslora else 1.0))
 
             rows = [
                 weight + change(f"attn.{letter}_proj")
@@ -368,12 +368,12 @@ def test_transformers_own_projections_are_adapted_and_loaded_by_peft(
         "mlp.fc1",
         "mlp.fc2",
     )
-    last = ("text_model.encoder.layers.1", "vision_model.encoder.layers.0")
+    last = ("text_model.encoder.layers.1", "vision_model.encoder.layers.1")
     paths = [f"{layer}.{own}" for layer in last for own in names]
     keys = {path: [f"base_model.model.{path}.lora_{letter}.weight" for letter in "BA"] for path in paths}
     assert weights.keys() == {key for pair in keys.values() for key in pair}
     for path, (b, a) in keys.items():
-        merged.get_submodule(path).weight.data.add_(weights[b] @ weights[a] / 3)
+        merged.get_submodule(path).weight.data.add_(weights[b] @ weights[a] / 3**0.5)
     save_prompt(learner, tmp_path)
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(learner.backbone.model), str(tmp_path))
     ids = learner.backbone.tokenizer.tokenize([f"a photo of a {name}." for name in CLASS_NAMES])

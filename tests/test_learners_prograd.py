@@ -35,13 +35,21 @@ def made_up_prompts(pull: float) -> Tensor:
     return torch.nn.functional.normalize(text + pull * own, dim=1)
 
 
-def make(anchors: Tensor) -> ProGrad:
-    learner = ProGrad(BACKBONE, CLASS_NAMES, OPTIONS, seed=2, anchors=anchors).double()
+def make(anchors: Tensor, guide_weight: float = 1.0, temperature: float = 1.0) -> ProGrad:
+    learner = ProGrad(
+        BACKBONE,
+        CLASS_NAMES,
+        OPTIONS,
+        seed=2,
+        weight=guide_weight,
+        temperature=temperature,
+        anchors=anchors,
+    ).double()
     learner.context.data.mul_(20)
     return learner
 
 
-def gradients(anchors: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def gradients(anchors: Tensor, weight: float, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Of the objective and of the mean KL divergence, by open_clip's own forward and loops."""
     learner = make(anchors)
     text = text_by_coop(BACKBONE, CLASS_NAMES, learner.context, "end")
@@ -49,8 +57,8 @@ def gradients(anchors: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     objective = mixed(cross_entropy_by_loop(logits), images(), text, weight)
     divergences = []
     for image, row in zip(images(), logits, strict=True):
-        before = (BACKBONE.scale * anchors @ image).softmax(dim=0)
-        now = row.softmax(dim=0)
+        before = (BACKBONE.scale * anchors @ image / temperature).softmax(dim=0)
+        now = (row / temperature).softmax(dim=0)
         divergences.append(sum(p * (p.log() - q.log()) for p, q in zip(before, now, strict=True)))
     divergence = torch.stack([torch.as_tensor(value) for value in divergences]).mean()
     (own,) = torch.autograd.grad(objective, learner.context, retain_graph=True)
@@ -58,16 +66,21 @@ def gradients(anchors: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     return own, guide
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
-def test_a_step_is_that_of_the_formula_in_both_cases(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "guide_weight", "temperature"), [(0.0, 1, 1), (0.4, 1, 1), (1.0, 1, 1), (0.4, 0.3, 2.5)]
+)
+def test_a_step_is_that_of_the_formula_in_both_cases(
+    weight: float, guide_weight: float, temperature: float
+) -> None:
     opposed = set()
     for pull in (2.0, -2.0):
         anchors = made_up_prompts(pull)
-        own, guide = gradients(anchors, weight)
+        own, guide = gradients(anchors, weight, temperature)
         product = float((own * guide).sum())
         opposed.add(product < 0)
-        expected = own - product / float((guide**2).sum()) * guide if product < 0 else own
-        moved = step(make(anchors), images(), weight)["context"]
+        taken = guide_weight * product / float((guide**2).sum()) * guide
+        expected = own - taken if product < 0 else own
+        moved = step(make(anchors, guide_weight, temperature), images(), weight)["context"]
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(moved, expected, rtol=0, atol=1e-10)
     assert opposed == {True, False}
@@ -96,7 +109,8 @@ def test_the_rule_keeps_aligned_gradients_and_removes_what_opposes() -> None:
 
 
 def test_files_give_it_back_and_other_classes_take_it(tmp_path: Path) -> None:
-    again = check_files(make(made_up_prompts(1.0)).float(), tmp_path)
+    again = check_files(make(made_up_prompts(1.0), 0.5, 2.0).float(), tmp_path)
+    assert isinstance(again, ProGrad) and (again.guide_weight, again.temperature) == (0.5, 2.0)
     other = again.for_classes(["forest", "cat"])
     torch.testing.assert_close(other.text_features()[1], again.text_features()[0], rtol=0, atol=1e-6)
 

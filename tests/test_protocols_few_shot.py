@@ -22,7 +22,7 @@ from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import Dataset, load_dataset
 from cma_tune.errors import UserError
 from cma_tune.learners import from_pretrained
-from cma_tune.method_options import BLOCKS
+from cma_tune.method_facts import BLOCKS
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record

@@ -27,15 +27,8 @@ from cma_tune.learners import (
 )
 from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.saving import LEARNERS
-from cma_tune.method_options import (
-    BLOCKS,
-    OWN_CLASSES,
-    TRAINS_IMAGES,
-    UNTRAINED,
-    LearnerName,
-    LoraConfig,
-    TipConfig,
-)
+from cma_tune.method_facts import BLOCKS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
+from cma_tune.method_options import LearnerName, LoraConfig, TipConfig
 from cma_tune.methods import MAKERS, Given, make_learner
 from cma_tune.predict import class_probabilities, words
 from cma_tune.predictions import FILE
@@ -48,9 +41,14 @@ OTHERS = [name for name in get_args(LearnerName) if name not in ("coop", "cocoop
 """CoOp and CoCoOp have tests of their own."""
 
 
+def batch_of(name: str) -> int | None:
+    """LP++ goes by full batches."""
+    return None if name == "lp_plus_plus" else 7
+
+
 def config(name: str, output: Path, **changes: Any) -> FewShotConfig:
     weights = [0.0] if name in UNTRAINED else [0.0, 0.5]
-    optim = OptimConfig(epochs=2, batch_size=7, lr=0.01)
+    optim = OptimConfig(epochs=2, batch_size=batch_of(name), lr=0.01)
     features = features_of(name)
     return few_shot_config(
         output, learner=name, optim=optim, weights=weights, train_features=features, **changes
@@ -89,7 +87,7 @@ def test_few_shot_leaves_what_can_be_read_again(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_base_to_novel_takes_what_goes_to_other_classes(name: str, tmp_path: Path) -> None:
-    optim = OptimConfig(epochs=1, batch_size=7)
+    optim = OptimConfig(epochs=1, batch_size=batch_of(name))
     one = base_to_novel_config(tmp_path, learner=name, optim=optim, train_features=features_of(name))
     if name in OWN_CLASSES:
         with pytest.raises(ValueError, match=f"for base-to-novel, got {name}, which learns"):

@@ -18,7 +18,8 @@ from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.config import OptimConfig
 from cma_tune.learners import from_pretrained
-from cma_tune.method_options import TRAINS_IMAGES, UNTRAINED, LearnerName
+from cma_tune.method_facts import TRAINS_IMAGES, UNTRAINED
+from cma_tune.method_options import LearnerName
 from cma_tune.protocols.few_shot import few_shot
 
 

@@ -22,7 +22,8 @@ from typing import get_args
 
 from method_rows import FIGURES, Cell, Row, read_rows, write_rows
 
-from cma_tune.method_options import OWN_CLASSES, TRAINS_IMAGES, UNTRAINED, LearnerName
+from cma_tune.method_facts import OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
+from cma_tune.method_options import LearnerName
 from cma_tune.records import Record, find_records
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/methods"

@@ -40,7 +40,8 @@ class LoraOptions:
 
     Attributes:
         rank: r of B ``[out, r]`` and A ``[r, in]``.
-        alpha: α; B·A counts α/r times.
+        alpha: α; B·A counts α/√r times, or
+        rslora: if this is not so, α/r times.
         dropout: of what goes into A, in training.
         towers: which are adapted.
         matrices: which of every block.
@@ -49,6 +50,7 @@ class LoraOptions:
 
     rank: int = 2
     alpha: float = 1.0
+    rslora: bool = True
     dropout: float = 0.25
     towers: Literal["both", "text", "image"] = "both"
     matrices: tuple[str, ...] = ("q", "k", "v")
@@ -85,7 +87,8 @@ class AdaptedModel:
         model = split_attention(self.backbone.model)
         self.config = LoraConfig(
             r=options.rank,
-            lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it by r, whatever it is
+            lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it, whatever it is
+            use_rslora=options.rslora,
             lora_dropout=options.dropout,
             target_modules="|".join(_targets(model, side, options, backbone.name) for side in options.sides),
         )

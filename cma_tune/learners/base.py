@@ -56,6 +56,7 @@ class Learner(nn.Module):
         conditioned_on_image: text features differ from image to image.
         trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
             takes part in training.
+        guide_weight: how much of what opposes the guide is taken out of a step.
         files: name of the file that its state is saved to, then those of `more_files`.
         class_names: names the logits stand for, in order.
     """
@@ -63,6 +64,7 @@ class Learner(nn.Module):
     name: str = ""
     conditioned_on_image: bool = False
     trains_images: bool = False
+    guide_weight: float = 1.0
     files: tuple[str, ...] = ("prompt.safetensors",)
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
@@ -120,7 +122,7 @@ class Learner(nn.Module):
         return None
 
     def guide(self, output: PromptOutput) -> Tensor | None:
-        """A loss that no step may raise to first order, one value per image ``[B]``.
+        """A loss that no step may raise to first order, one value per image ``[B]``; see `guide_weight`.
 
         The gradient of the objective loses its part against this one's gradient
         (:func:`cma_tune.fitting.project_gradients`).

@@ -16,7 +16,8 @@ class KgCoOp(AnchoredContextLearner):
     """CoOp with w · 1/C Σ_c ‖t_c − t̂_c‖² beside cross-entropy (KgCoOp, sec. 3).
 
     t_c are the learned prompts' text features and t̂_c those of the hand-written ones, all of unit length.
-    With the CMA loss the objective is (1−λ)·(CE + w·…) + λ·CMA.
+    With the CMA loss the objective is (1−λ)·(CE + w·…) + λ·CMA. The authors' code takes 1 − t_c·t̂_c in place
+    of the squared distance 2·(1 − t_c·t̂_c) that the paper has, so its w = 8 is w = 4 here (and TCP's 8).
 
     Args:
         backbone, class_names, options, seed, context: see `ContextLearner`.

@@ -25,7 +25,9 @@ IMAGE_TOKENS = 2**20
 
 
 class Lora(Learner):
-    """The backbone with W + (α/r)·B·A in place of W for some matrices of one or both towers.
+    """The backbone with W + (α/√r)·B·A in place of W for some matrices of one or both towers.
+
+    α/√r is that of CLIP-LoRA's code (rsLoRA, Kalajdzievski 2023); LoRA's paper has α/r, which is an option.
 
     The classes are hand-written prompts, as in `ZeroShot`, through the adapted text tower, and the images go
     through the adapted image tower; a tower without LoRA stays the backbone's. The frozen backbone is not

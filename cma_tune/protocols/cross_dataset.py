@@ -8,6 +8,7 @@ own class names; nothing is learned or chosen on it, not even from its unlabelle
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,13 +21,16 @@ from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_
 from cma_tune.data.catalog import check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, prompt_folder, read_card
-from cma_tune.method_options import PAPER_FORM, OptimConfig, default_optimizer
+from cma_tune.method_facts import default_optimizer
+from cma_tune.method_options import PAPER_FORM, OptimConfig
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class, runs_of
 from cma_tune.protocols.selection import choices
 from cma_tune.records import FILE, Record, finished_record, load_record, versions
 from cma_tune.train import Evaluation, evaluate
+
+log = logging.getLogger(__name__)
 
 Targets = Mapping[str, Setup]
 
@@ -96,6 +100,10 @@ def cross_dataset(
     if card is not None:
         config = _as_learned(config, card)
     check_targets(config)
+    if protocol == "domain-generalization" and config.dataset != "imagenet":
+        log.warning(
+            "domain generalisation goes from ImageNet to its variants; this goes from '%s'", config.dataset
+        )
     _check_context(config, card)
     # Targets first: a mistake in one is not waited for until the training has ended.
     targets = targets or {name: target_setup(config, name) for name in config.targets}

@@ -26,7 +26,7 @@ from cma_tune.options import CrossDatasetConfig, GridConfig
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.cross_dataset import TransferRun, cross_dataset, target_setup
 from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.grid_data import data_faults, target_faults
+from cma_tune.protocols.grid_data import check_finished, data_faults, target_faults
 from cma_tune.protocols.grid_estimate import preview, time_needed
 from cma_tune.protocols.grid_plan import (
     Task,
@@ -57,12 +57,14 @@ def grid(config: GridConfig) -> None:
     """Run what has no record yet, say how it goes, and print a summary.
 
     Raises:
-        UserError: see `plan` and `start_workers`; the mistakes of single runs are in the summary instead.
+        UserError: see `plan`, `check_finished` and `start_workers`; the mistakes of single runs are in the
+            summary instead.
         SystemExit: with 1, a run failed, a dataset was left out, or data are missing at --dry-run.
     """
     tasks, without = plan(config), left_out(config)
     records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
     rest = [task for task in tasks if task not in records]
+    check_finished(config, records)
     if len(rest) > 1 and config.cluster and not config.workers:
         print(f"one job does all {len(rest)} runs: without --workers N, --cluster submits a single one")
     if config.dry_run:
@@ -78,6 +80,8 @@ def grid(config: GridConfig) -> None:
         print(f"{len(records)} of {len(tasks)} runs finished before", flush=True)
     if rest:
         print(time_needed(config, tasks, rest), flush=True)
+    if rest:
+        print("loading data and weights, then training", flush=True)
     if rest and (config.workers or config.cluster):
         watch(start_workers(config, len(rest)), progress)
     elif rest:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, searched
 from cma_tune.errors import UserError
 from cma_tune.options import CrossDatasetConfig, GridConfig
 from cma_tune.protocols.base_to_novel import check_halves
-from cma_tune.protocols.cross_dataset import target_setup
+from cma_tune.protocols.cross_dataset import TransferRun, target_setup
 from cma_tune.protocols.grid_plan import Task, run_config
 from cma_tune.protocols.selection import check_validation
+from cma_tune.records import Record, finished_on
 
 
 def data_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
@@ -28,6 +29,22 @@ def data_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
         except UserError as error:
             faults[name] = str(error)
     return faults | target_faults(config, tasks)
+
+
+def check_finished(config: GridConfig, records: Mapping[Task, Record]) -> None:
+    """Check that the runs that are done were made with the splits that are there now.
+
+    Raises:
+        UserError: a dataset has changed since.
+    """
+    for name in dict.fromkeys(task.dataset for task in records):
+        try:
+            setup = Setup(run_config(config, name))
+        except UserError:
+            continue  # the data have gone, so that nothing new can be mixed with what is done
+        for task in records:
+            if task.dataset == name and not isinstance(task.run, TransferRun):  # its data are the targets
+                finished_on(task.run, setup.split_digest, "split")
 
 
 def target_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:

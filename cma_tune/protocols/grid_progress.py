@@ -61,8 +61,9 @@ class Progress:
                 left = self._time_left(self._trained())
                 text = outcome.headline()
             else:
+                known = (task.dataset, outcome) in {(one.dataset, why) for one, why in self.failed.items()}
                 self.failed[task] = outcome
-                text = f"failed: {outcome}"
+                text = "failed for the same reason" if known else f"failed: {outcome}"
             settled, total = len(self._tasks) - len(self._left), len(self._tasks)
             self._say(f"[{settled}/{total}] {task.run.folder()}: {text}{left}")
 
