@@ -10,6 +10,7 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
+import transformers
 from families import CLASS_NAMES, FAMILIES, model_config, tiny_backbone
 from safetensors import safe_open
 from tiny_runs import backbone, coop, random_features
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone, load_backbone
+from cma_tune.clip.preprocessing import processor_preprocessing
 from cma_tune.errors import UserError
 from cma_tune.learners import (
     ClipAdapter,
@@ -157,6 +159,52 @@ def test_every_kind_of_model_becomes_a_plain_one(
     torch.testing.assert_close(scale * image @ text.T, expected_logits(learner, pixels), rtol=1e-4, atol=1e-4)
 
 
+def moved_lora(model: Backbone, names: tuple[str, ...]) -> Lora:
+    """LoRA on both towers, away from its start."""
+    learner = Lora(model, names, TEMPLATES, LoraOptions(rank=3, matrices=("q", "k", "v", "o", "fc1", "fc2")))
+    for number, parameter in enumerate(learner.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        parameter.data.add_(0.3 * noise)
+    return learner.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("method", ["coop", "lora"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("transformers-")])
+def test_a_model_of_transformers_becomes_one_that_transformers_alone_loads(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    model = tiny_backbone(family, torch.float32)
+    learner: Learner = moved_lora(model, CLASS_NAMES)
+    if method == "coop":
+        learner = CoOp(model, CLASS_NAMES, ContextOptions(2)).requires_grad_(False)
+    write_model(learner, tmp_path, {})
+    plain = transformers.AutoModel.from_pretrained(tmp_path)
+    assert type(plain) is type(model.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer(list(CLASS_NAMES), return_tensors="pt", padding=True)["input_ids"]
+    assert ids.flatten().tolist() == list(range(len(CLASS_NAMES)))
+    pixels = images(2, model)
+    with torch.no_grad():
+        output = plain(input_ids=ids, pixel_values=pixels)
+    logits = output.logits_per_image - (getattr(plain, "logit_bias", None) or 0)
+    torch.testing.assert_close(logits, expected_logits(learner, pixels), rtol=1e-4, atol=1e-4)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert processor_preprocessing(processor.to_dict()) == model.preprocessing
+
+
+def test_lora_is_merged_into_an_open_clip_model(tmp_path: Path) -> None:
+    learner = moved_lora(backbone(), NAMES)
+    export(saved(learner, tmp_path / "prompt"), "model", tmp_path / "out")
+    plain, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'out'}")
+    plain.eval()
+    pixels = images(2, backbone())
+    with torch.no_grad():
+        image, text, scale = plain(pixels, torch.arange(len(NAMES))[:, None])
+        untouched = backbone().encode_image(pixels)
+    torch.testing.assert_close(scale * image @ text.T, expected_logits(learner, pixels), rtol=1e-4, atol=1e-4)
+    assert (image - untouched).abs().max() > 1e-2  # LoRA does change the image side
+
+
 def check_onnx(learner: Learner, folder: Path) -> None:
     """The file's logits are those of torch for several numbers of images, by onnxruntime alone."""
     write_onnx(learner, folder, {})
@@ -244,10 +292,14 @@ def test_forms_that_a_method_has_not_are_refused_by_name(
     assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
 
 
-def test_a_method_that_changes_the_image_tower_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CoOp, "trains_images", True)
-    with pytest.raises(UserError, match="leaves the image tower as it is, got 'coop'"):
-        linear_rows(coop(NAMES))
+def test_prompts_in_the_image_tower_are_neither_a_matrix_nor_a_plain_model(tmp_path: Path) -> None:
+    prompt = saved(MaPLe(backbone(), NAMES, ContextOptions(2)), tmp_path / "prompt")
+    with pytest.raises(UserError, match=r"leaves the image tower as it is, got 'maple'.*--to onnx"):
+        export(prompt, "classifier", tmp_path / "out")
+    with pytest.raises(UserError, match=r"image tower is a standard one, got 'maple'.*--to onnx"):
+        export(prompt, "model", tmp_path / "out")
+    with pytest.raises(ValueError, match="image tower's form, got 'maple'"):
+        MaPLe(backbone(), NAMES, ContextOptions(2)).model_state()
 
 
 def test_lora_is_a_matrix_where_it_leaves_the_images_alone_and_else_onnx(tmp_path: Path) -> None:

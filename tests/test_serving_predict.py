@@ -68,7 +68,10 @@ def test_all_forms_predict_alike(prompt: Path, photos: list[str], tmp_path: Path
     for damaged, message in (
         ("onnx/model.onnx", "Expected an ONNX file at .*can't be opened"),
         ("classifier/classifier.safetensors", "Expected an exported classifier at .*can't be read"),
-        ("model/open_clip_model.safetensors", "Expected an open_clip model in .*can't be loaded"),
+        (
+            "model/open_clip_model.safetensors",
+            "Expected a model of .*can't be loaded",
+        ),
     ):
         (tmp_path / damaged).write_bytes(b"something else")
         with pytest.raises(UserError, match=message) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,6 +109,24 @@ class AdaptedModel:
                 # Training needs full precision, where the backbone has not.
                 matrix.to(torch.promote_types(matrix.weight.dtype, torch.float32))
                 _put(self.matrices, f"model.{path}.{name}", matrix)
+
+    @torch.no_grad()
+    def merged_into(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The frozen model's state with every adapted matrix in place of its own."""
+        merged = dict(state)
+        for path, layer in _lora_layers(self.backbone.model):
+            change = layer.get_delta_weight("default")
+            above, _, name = path.rpartition(".")
+            fused = f"{above}.in_proj_weight"
+            if f"{path}.weight" in merged or fused not in merged:
+                merged[f"{path}.weight"] = merged[f"{path}.weight"] + change.to(merged[f"{path}.weight"])
+                continue
+            # open_clip's own modules hold queries, keys and values in one matrix.
+            letter = ("q_proj", "k_proj", "v_proj").index(name)
+            rows = [part.clone() for part in merged[fused].chunk(3)]
+            rows[letter] += change.to(rows[letter])
+            merged[fused] = torch.cat(rows)
+        return merged
 
     def config_file(self) -> bytes:
         """The content of peft's config file."""

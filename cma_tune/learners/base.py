@@ -57,6 +57,7 @@ class Learner(nn.Module):
         trains_images: it learns on the image side too, so image features can't be stored. Its `encode_images`
             takes part in training.
         guide_weight: how much of what opposes the guide is taken out of a step.
+        merges: what it learns on the image side can be put into the image tower's weights.
         files: name of the file that its state is saved to, then those of `more_files`.
         class_names: names the logits stand for, in order.
     """
@@ -65,6 +66,7 @@ class Learner(nn.Module):
     conditioned_on_image: bool = False
     trains_images: bool = False
     guide_weight: float = 1.0
+    merges: bool = False
     files: tuple[str, ...] = ("prompt.safetensors",)
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
@@ -111,6 +113,16 @@ class Learner(nn.Module):
         None where the logits are no such product; a method with logits of its own has to say.
         """
         return None if self.conditioned_on_image else self.text_features()
+
+    def model_state(self) -> dict[str, Tensor]:
+        """State of the backbone's model, with what was learned on the image side in its weights.
+
+        Raises:
+            ValueError: it can't be put into weights.
+        """
+        if self.trains_images:
+            raise ValueError(f"Expected a method that leaves the image tower's form, got '{self.name}'.")
+        return self.backbone.model.state_dict()
 
     def regulariser(self, output: PromptOutput) -> Tensor | None:
         """What the method adds to cross-entropy, weighed already.

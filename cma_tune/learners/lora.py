@@ -57,6 +57,7 @@ class Lora(Learner):
 
     name = "lora"
     trains_images = True
+    merges = True
     files = (WEIGHTS, CONFIG)
     embeddings: Tensor
 
@@ -107,6 +108,10 @@ class Lora(Learner):
             return twin.encode_image(images)
         with self._adapted.noise.at(partial(_image_places, max(1, len(images)), images.device)):
             return twin.image_features(images)
+
+    def model_state(self) -> dict[str, Tensor]:
+        """See `Learner.model_state`: W + (α/√r)·B·A in place of W, in both towers where both are adapted."""
+        return self._adapted.merged_into(self.backbone.model.state_dict())
 
     def for_classes(self, class_names: Sequence[str]) -> Lora:
         """The same adapted model before other names in the same templates; it is shared, not copied."""

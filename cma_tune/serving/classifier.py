@@ -29,24 +29,33 @@ def check_linear(kind: type[Learner]) -> None:
         )
 
 
-def check_frozen_images(name: str, trains_images: bool) -> None:
+def check_frozen_images(kind: type[Learner], trains_images: bool) -> None:
     """Raise a `UserError` if a method changes the image features, which a matrix would stand beside."""
     if trains_images:
+        other = "model or onnx" if kind.merges else "onnx"
         raise UserError(
-            f"Expected a method that leaves the image tower as it is, got '{name}'; a matrix would go "
-            "beside other image features, so export it with --to onnx."
+            f"Expected a method that leaves the image tower as it is, got '{kind.name}'; a matrix would go "
+            f"beside other image features, so export it with --to {other}."
+        )
+
+
+def check_mergeable(kind: type[Learner], trains_images: bool) -> None:
+    """Raise a `UserError` if what a method learns on the image side can't be put into weights."""
+    if trains_images and not kind.merges:
+        raise UserError(
+            f"Expected a method whose image tower is a standard one, got '{kind.name}', which has prompts "
+            "among the tower's tokens; export it with --to onnx."
         )
 
 
 @torch.no_grad()
 def linear_rows(learner: Learner) -> Tensor:
-    """The matrix W ``[C, D]``, float32, on the CPU, that makes the learner's logits s·f·Wᵀ.
+    """The matrix W ``[C, D]``, float32, on the CPU, that makes the learner's logits s·f·Wᵀ of its features f.
 
     Raises:
         UserError: its logits are no such product.
     """
     check_linear(type(learner))
-    check_frozen_images(learner.name, learner.trains_images)
     rows = learner.classifier_rows()
     if rows is None or not _makes_logits(learner, rows):
         raise UserError(
@@ -75,6 +84,7 @@ def write_classifier(learner: Learner, folder: Path, learned: Mapping[str, Any])
     Raises:
         UserError: see `linear_rows`.
     """
+    check_frozen_images(type(learner), learner.trains_images)
     description = describe(learner, "classifier", learned)
     content = save({TENSOR: linear_rows(learner)}, {KEY: description.text()})
     (folder / MATRIX).write_bytes(content)

@@ -11,7 +11,7 @@ from cma_tune.errors import UserError
 from cma_tune.files import new_folder
 from cma_tune.learners.base import Learner
 from cma_tune.learners.saving import LEARNERS, from_pretrained, read_card
-from cma_tune.serving.classifier import check_frozen_images, check_linear, write_classifier
+from cma_tune.serving.classifier import check_frozen_images, check_linear, check_mergeable, write_classifier
 from cma_tune.serving.description import Description, Form
 from cma_tune.serving.lookup_model import write_model
 from cma_tune.serving.names import check_names
@@ -27,6 +27,10 @@ _CHECK: dict[Form, Callable[[type[Learner]], None]] = {
     "model": check_linear,
     "onnx": check_for_onnx,
 }
+_CHECK_IMAGES: dict[Form, Callable[[type[Learner], bool], None]] = {
+    "classifier": check_frozen_images,
+    "model": check_mergeable,
+}
 PROVENANCE = ("dataset", "split", "picks", "run", "figures")
 """Entries of a prompt's card that an export carries on."""
 
@@ -34,7 +38,7 @@ PROVENANCE = ("dataset", "split", "picks", "run", "figures")
 def export(
     prompt: Path | str, to: Form, output: Path | str, classes: Path | str | None = None
 ) -> Description:
-    """Write a learned classifier as a matrix, an open_clip model or an ONNX file.
+    """Write a learned classifier as a matrix, a model of open_clip or transformers, or an ONNX file.
 
     Args:
         prompt: folder or Hub name of a learned prompt.
@@ -50,8 +54,8 @@ def export(
     if to not in get_args(Form):
         raise UserError(f"Expected --to {', '.join(get_args(Form))}, got '{to}'.")
     _CHECK[to](kind)
-    if to != "onnx":
-        check_frozen_images(kind.name, kind.card_trains_images(card))
+    if to in _CHECK_IMAGES:
+        _CHECK_IMAGES[to](kind, kind.card_trains_images(card))
     names = None if classes is None else read_class_names(Path(classes))
     if names is not None:
         check_names(names, card)

@@ -1,4 +1,4 @@
-"""A standard open_clip model whose text tower is a table of the learned classes.
+"""A standard model whose text tower is a table of the learned classes, of open_clip or transformers.
 
 What a method has learned for its classes can't be put into the text tower's own weights: the context stands
 in no vocabulary. But a tower is also what maps ids to features, and one whose vocabulary is the class names
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.clip.sources import EMBEDDED, quiet
+from cma_tune.clip.transformers_text import is_transformers_model
 from cma_tune.errors import UserError
 from cma_tune.files import write_json, write_text
 from cma_tune.learners.base import Learner
-from cma_tune.serving.classifier import linear_rows
+from cma_tune.serving import lookup_transformers
+from cma_tune.serving.classifier import check_mergeable, linear_rows
 from cma_tune.serving.description import FILE, Description, describe
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -35,26 +37,30 @@ PADDING = "<no class>"
 
 
 def write_model(learner: Learner, folder: Path, learned: Mapping[str, Any]) -> Description:
-    """Write an open_clip folder: config, weights, tokenizer, and ``classifier.json`` with the class names.
+    """Write a folder of the backbone's library: config, weights, tokenizer, and ``classifier.json``.
 
     Raises:
-        UserError: the method's logits are no cosines, the backbone is not open_clip's, or two class names
-            read the same.
+        UserError: the method's logits are no cosines, or it has prompts in the image tower; the backbone is
+            of a kind without such a model; or two class names read the same.
     """
+    check_mergeable(type(learner), learner.trains_images)
     backbone = learner.backbone
     rows = linear_rows(learner)
     if not torch.allclose(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-4):
         raise UserError(
             f"Expected a method whose logits are cosines, got '{learner.name}', whose rows have lengths of "
-            "their own that an open_clip model leaves out; export it with --to classifier or onnx."
+            "their own that such a model leaves out; export it with --to classifier or onnx."
         )
-    config = {
-        "model_cfg": _model_config(backbone, *rows.shape),
-        "preprocess_cfg": _preprocessing(backbone),
-    }
     names = _cleaned(learner.class_names)
-    write_json(folder / CONFIG, config)
-    (folder / WEIGHTS).write_bytes(save(_weights(backbone, rows), {"format": "pt"}))
+    if is_transformers_model(backbone.model):
+        lookup_transformers.write_weights(learner, rows, folder)
+    else:
+        config = {
+            "model_cfg": _model_config(backbone, *rows.shape),
+            "preprocess_cfg": _preprocessing(backbone),
+        }
+        write_json(folder / CONFIG, config)
+        (folder / WEIGHTS).write_bytes(save(_weights(learner, rows), {"format": "pt"}))
     _write_tokenizer(names, folder)
     description = describe(learner, "model", learned)
     write_json(folder / FILE, description.content())
@@ -73,7 +79,7 @@ def _model_config(backbone: Backbone, classes: int, features: int) -> dict[str, 
     config = open_clip.get_model_config(source)
     if config is None:
         raise UserError(
-            f"Expected a backbone of open_clip for --to model, got '{backbone.name}'; "
+            f"Expected a backbone of open_clip or transformers for --to model, got '{backbone.name}'; "
             "export it with --to classifier or onnx."
         )
     vision = copy.deepcopy(config["vision_cfg"])
@@ -104,8 +110,8 @@ def _preprocessing(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _weights(backbone: Backbone, rows: Tensor) -> dict[str, Tensor]:
-    """The image tower as it is, and a text tower that looks `rows` ``[C, D]`` up."""
+def _weights(learner: Learner, rows: Tensor) -> dict[str, Tensor]:
+    """The image tower as the learner has it, and a text tower that looks `rows` ``[C, D]`` up."""
     features = rows.shape[1]
     width = 2 * features
     block = {
@@ -134,12 +140,11 @@ def _weights(backbone: Backbone, rows: Tensor) -> dict[str, Tensor]:
         "text_projection": torch.eye(width, features) * (shrunk / features**0.5),
     }
     visual = {
-        f"visual.{name}": value.detach().float().cpu().contiguous()
-        if value.is_floating_point()
-        else value.cpu()
-        for name, value in backbone.model.get_submodule("visual").state_dict().items()
+        name: value.detach().float().cpu().contiguous() if value.is_floating_point() else value.cpu()
+        for name, value in learner.model_state().items()
+        if name.startswith("visual.")
     }
-    return {**visual, **text, "logit_scale": backbone.scale.log().cpu()}
+    return {**visual, **text, "logit_scale": learner.backbone.scale.log().cpu()}
 
 
 def _cleaned(class_names: tuple[str, ...]) -> list[str]:
@@ -169,19 +174,43 @@ def _write_tokenizer(names: list[str], folder: Path) -> None:
 
 @torch.no_grad()
 def _check(learner: Learner, folder: Path) -> None:
-    """Nothing leaves that does not give the same logits: open_clip's families are many."""
-    import open_clip
-
+    """Nothing leaves that does not give the same logits: the families are many."""
     backbone = learner.backbone
-    with quiet():
-        model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}", weights_only=True)
+    logits = model_logits(folder, len(learner.class_names), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *backbone.preprocessing.size, generator=generator)
-    model.eval()  # open_clip leaves it in training mode, where batch norms go by the batch
-    image, text, scale = model(images, torch.arange(len(learner.class_names))[:, None])
-    expected = learner(backbone.encode_image(images.to(backbone.device))).logits.cpu()
-    if not torch.allclose(scale * image @ text.T, expected, rtol=1e-3, atol=1e-3):
+    expected = learner(learner.encode_images(images.to(backbone.device))).logits.cpu()
+    if not torch.allclose(logits(images), expected, rtol=1e-3, atol=1e-3):
+        other = "onnx" if learner.trains_images else "classifier or onnx"
         raise UserError(
-            f"Expected an open_clip model with the logits of '{learner.name}' on '{backbone.name}', but they "
-            "differ; export it with --to classifier or onnx."
+            f"Expected a model with the logits of '{learner.name}' on '{backbone.name}', but they differ; "
+            f"export it with --to {other}."
         )
+
+
+def model_logits(folder: Path, classes: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What the model of a folder makes of images ``[B, 3, H, W]``: logits ``[B, C]`` on the CPU."""
+    if (folder / lookup_transformers.CONFIG).is_file():
+        own, rows = lookup_transformers.text_features(folder, classes, device)
+
+        def by_transformers(images: Tensor) -> Tensor:
+            features = lookup_transformers.unit_features(
+                own.get_image_features(pixel_values=images.to(device))
+            )
+            return torch.as_tensor(own.logit_scale.exp() * features @ rows.T).cpu()
+
+        return by_transformers
+    import open_clip
+
+    with quiet():
+        model, _ = open_clip.create_model_from_pretrained(
+            f"local-dir:{folder}", device=device, weights_only=True
+        )
+    model.eval()  # open_clip leaves it in training mode, where batch norms go by the batch
+    text = model.encode_text(torch.arange(classes, device=device)[:, None], normalize=True)
+
+    def by_open_clip(images: Tensor) -> Tensor:
+        features = model.encode_image(images.to(device), normalize=True)
+        return torch.as_tensor(model.logit_scale.exp() * features @ text.T).cpu()
+
+    return by_open_clip

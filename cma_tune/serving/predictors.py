@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from cma_tune.clip.backbone import Preprocessing
-from cma_tune.clip.sources import failure_reason, quiet
+from cma_tune.clip.sources import failure_reason
 from cma_tune.data.images import Transform
 from cma_tune.errors import UserError
 from cma_tune.hub import local_folder
 from cma_tune.learners.saving import CARD, SHARED, backbone_for, from_pretrained, read_card
 from cma_tune.serving import description as described
+from cma_tune.serving import lookup_transformers
 from cma_tune.serving.classifier import MATRIX, read_classifier
 from cma_tune.serving.description import Form, read_description
-from cma_tune.serving.lookup_model import CONFIG, WEIGHTS
+from cma_tune.serving.lookup_model import CONFIG, WEIGHTS, model_logits
 from cma_tune.serving.names import check_names
 from cma_tune.serving.onnx_file import MODEL, open_onnx, run_onnx
 
-FILES = (*SHARED, described.FILE, MATRIX, CONFIG, WEIGHTS, MODEL, f"{MODEL}.data")
+FILES = (*SHARED, described.FILE, MATRIX, CONFIG, WEIGHTS, MODEL, f"{MODEL}.data", *lookup_transformers.FILES)
 """All that is read of a repository on the Hub."""
 
 
@@ -130,27 +131,15 @@ def _classifier(path: Path, device: torch.device) -> Predictor:
 
 
 def _model(folder: Path, device: torch.device) -> Predictor:
-    import open_clip
-
     description = read_description(folder / described.FILE)
     try:
-        with quiet():
-            model, transform = open_clip.create_model_from_pretrained(
-                f"local-dir:{folder}", device=device, weights_only=True
-            )
-    except Exception as error:  # open_clip raises anything here
+        logits = model_logits(folder, len(description.class_names), device)
+    except Exception as error:  # the libraries raise anything here
         raise UserError(
-            f"Expected an open_clip model in {folder}, but it can't be loaded: {failure_reason(error)}."
+            f"Expected a model of open_clip or transformers in {folder}, but it can't be loaded: "
+            f"{failure_reason(error)}."
         ) from None
-    model.eval()  # open_clip leaves it in training mode
-    ids = torch.arange(len(description.class_names), device=device)[:, None]
-    text = model.encode_text(ids, normalize=True)
-
-    def logits(images: Tensor) -> Tensor:
-        features = model.encode_image(images.to(device), normalize=True)
-        return (model.logit_scale.exp() * features @ text.T).cpu()
-
-    return Predictor(description.class_names, transform, logits)
+    return Predictor(description.class_names, _transform(description.preprocessing), logits)
 
 
 def _onnx(path: Path, device: torch.device) -> Predictor:
