@@ -185,7 +185,7 @@ def test_a_changed_target_under_a_finished_record_is_refused(tmp_path: Path, loa
 
 
 def test_domain_generalization_is_the_same_under_its_own_name(
-    tmp_path: Path, loads: list[str], few: str
+    tmp_path: Path, loads: list[str], few: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     default = DomainGeneralizationConfig()
     assert default.dataset == "imagenet" and len(default.targets) == 4
@@ -195,6 +195,7 @@ def test_domain_generalization_is_the_same_under_its_own_name(
     config = config_for(tmp_path, [few])
     content = {entry.name: getattr(config, entry.name) for entry in fields(config)}
     (record,) = cross_dataset(DomainGeneralizationConfig(**content))
+    assert "domain generalisation goes from ImageNet to its variants; this goes from 'digits'" in caplog.text
     assert record.protocol == "domain-generalization"
     assert len(list((tmp_path / "domain-generalization").rglob("record.json"))) == 1
 
