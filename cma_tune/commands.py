@@ -128,7 +128,7 @@ def _export(config: ExportConfig) -> None:
 def _push(config: PushConfig) -> None:
     from cma_tune.sharing.push import push
 
-    push(config.folder, config.repo, config.private, config.backbone, config.dry_run)
+    push(config.folder, config.repo, config.private, config.backbone, config.dry_run, config.license)
 
 
 def _words(config: WordsConfig) -> None:

@@ -6,11 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cma_tune.clip.sources import HUB, hub_found
 from cma_tune.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+MESSAGE = "A learned prompt of cma_tune"
+"""Of a commit, unless it is given another."""
 
 
 def hub_name(source: str | Path) -> str | None:
@@ -23,13 +28,18 @@ def hub_name(source: str | Path) -> str | None:
     return name
 
 
-def local_folder(source: str | Path, files: Sequence[str], what: str) -> Path:
+def local_folder(
+    source: str | Path, files: Sequence[str], what: str, local_files_only: bool = False, **download: Any
+) -> Path:
     """The folder itself, or one in the Hub's cache with the `files` of a repository.
 
     Args:
         source: a folder, ``ORG/NAME`` or ``hf-hub:ORG/NAME``; what exists locally is taken first.
         files: names or patterns of what is fetched; nothing else is.
         what: names it in an error.
+        local_files_only: take it from the cache, whatever the Hub has.
+        download: `revision`, `token`, `cache_dir` and `force_download` of huggingface_hub's
+            `snapshot_download`.
 
     Raises:
         UserError: there is no such repository, or the Hub can't be reached and its cache lacks it.
@@ -40,11 +50,19 @@ def local_folder(source: str | Path, files: Sequence[str], what: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with _one_sentence(f"Expected {what} in a folder {source} or in the repository {name} of the Hub"):
-        return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=not hub_found()))
+        offline = local_files_only or not hub_found()
+        return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=offline, **download))
 
 
-def upload(folder: Path, name: str, private: bool) -> str:
+def upload(folder: Path, name: str, private: bool | None, token: str | None = None, **commit: Any) -> str:
     """Put all files of `folder` into a repository, made if it is missing, and return its URL.
+
+    Args:
+        folder: of the files.
+        name: ``ORG/NAME``.
+        private: whether it is made for its owner alone; None leaves it to the organisation.
+        token: if not that of the login.
+        commit: more of `huggingface_hub.HfApi.upload_folder`, such as `commit_message` or `revision`.
 
     Raises:
         UserError: `name` is not ``ORG/NAME``, nobody is logged in, or the Hub refuses or can't be reached.
@@ -55,9 +73,9 @@ def upload(folder: Path, name: str, private: bool) -> str:
     with _one_sentence(f"Expected to write to the repository {name} of the Hub"):
         if not hub_found():
             raise ConnectionError("no address")
-        api = HfApi()
+        api = HfApi(token=token)
         url = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A learned prompt of cma_tune")
+        api.upload_folder(repo_id=name, folder_path=folder, **{"commit_message": MESSAGE, **commit})
     return str(url)
 
 

@@ -216,6 +216,7 @@ class PushConfig:
         backbone: hf-hub:ORG/REPO or transformers:ORG/REPO that holds the backbone, where it was loaded from
             local files.
         dry_run: folder that gets the files instead of the Hub.
+        license: the Hub's short name of one, such as mit or apache-2.0, for the model card; none without.
     """
 
     folder: str
@@ -223,6 +224,7 @@ class PushConfig:
     private: bool = False
     backbone: Optional[str] = None  # noqa: UP045
     dry_run: Optional[str] = None  # noqa: UP045
+    license: Optional[str] = None  # noqa: UP045
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from cma_tune.data.labels import read_class_names
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
+from cma_tune.learners.deep_prompts import DeepPrompts
 from cma_tune.learners.saving import check_context, from_pretrained, nearest_words, read_card
 from cma_tune.serving.formats import Format, Labels, lines
 from cma_tune.serving.image_files import check_exist, image_files, pixel_batches
@@ -64,7 +65,8 @@ def _each(
         UserError: an image can't be read and is not to be skipped, or none can.
     """
     start = left_out = 0
-    for pixels, mistakes in pixel_batches(images, predictor.transform, batch_size, workers):
+    otherwise = "do without its labels" if skip_unreadable else "leave it out (--skip-unreadable does)"
+    for pixels, mistakes in pixel_batches(images, predictor.transform, batch_size, workers, otherwise):
         paths = images[start : start + len(mistakes)]
         start += len(mistakes)
         for mistake in filter(None, mistakes):
@@ -148,5 +150,8 @@ def _word_lines(prompt: str, count: int) -> Iterator[str]:
     if count < 1:
         raise UserError(f"Expected --count of at least 1, got {count}.")
     check_context(read_card(prompt))
-    for number, nearest in enumerate(nearest_words(from_pretrained(prompt), count), start=1):
+    learner = from_pretrained(prompt)
+    if isinstance(learner, DeepPrompts) and learner.depth > 1:
+        yield f"Of {learner.depth} layers with learned tokens, the first alone: words enter there."
+    for number, nearest in enumerate(nearest_words(learner, count), start=1):
         yield f"{number:3}  " + "  ".join(f"{word} {distance:.4f}" for word, distance in nearest)

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from tiny_runs import backbone
 
+from cma_tune.clip.backbone import load_backbone
 from cma_tune.errors import UserError
-from cma_tune.learners import CoOp, from_pretrained, save_prompt
+from cma_tune.learners import CoOp, MaPLe, from_pretrained, save_prompt
 from cma_tune.learners.coop import ContextOptions
-from cma_tune.predict import class_probabilities, predict
+from cma_tune.predict import class_probabilities, predict, words
 from cma_tune.serving import predictors
 
 NAMES = ["zero", "one", "two"]
@@ -115,3 +116,16 @@ def test_a_damaged_image_is_named_without_a_word_of_splits(prompt: Path, images:
     assert message.startswith(f"Expected an image at {images[1]}, but it can't be decoded")
     assert message.endswith("; replace it or leave it out (--skip-unreadable does).")
     assert "split" not in message
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_words_say_that_further_layers_are_left_out(
+    depth: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = MaPLe(load_backbone("embedded"), NAMES, ContextOptions(2), depth=depth)
+    save_prompt(learner, tmp_path)
+    words(str(tmp_path), 1)
+    lines = capsys.readouterr().out.splitlines()
+    if depth > 1:
+        assert lines.pop(0).startswith(f"Of {depth} layers with learned tokens, the first alone")
+    assert [line.split()[0] for line in lines] == ["1", "2"]

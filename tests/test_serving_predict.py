@@ -160,6 +160,7 @@ def test_unreadable_images_are_skipped_on_request_and_named(
     said = capsys.readouterr()
     assert said.out == ""
     assert "photos/b/c.jpg" in said.err and "absent.png" in said.err and "2 of 5 images left out" in said.err
+    assert said.err.count("or do without its labels.") == 2 and "--skip-unreadable" not in said.err
     rows = list(csv.DictReader(io.StringIO(Path("out/labels.csv").read_text())))
     kept = [path for path in photos if path != "photos/b/c.jpg"]
     assert [row["image"] for row in rows] == kept

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 import yaml
+from fake_hub import Api, fake_api
 from tiny_runs import backbone, coop, few_shot_config, tiny_clip
 
-import cma_tune.hub
 from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone
+from cma_tune.config import ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.learners import Lora, from_pretrained, save_prompt, saving
 from cma_tune.learners.adapted import LoraOptions
 from cma_tune.protocols.few_shot import few_shot
+from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record, save_record
 from cma_tune.sharing import push_to_hub
+from cma_tune.sharing.measured import figure_table
 
 BACKBONE = "hf-hub:org/tiny-clip"
 
@@ -32,28 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(output.rglob("record.json")).parent
 
 
-class Api:
-    """The Hub's, as far as we use it: keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-        self.files: dict[str, bytes] = {}
-
-    def create_repo(self, name: str, **options: Any) -> str:
-        self.calls.append(("create", (name, options)))
-        return f"https://example.org/{name}"
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        self.calls.append(("upload", repo_id))
-        self.files = {path.name: path.read_bytes() for path in folder_path.iterdir()}
-
-
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
-    made = Api()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
-    monkeypatch.setattr(cma_tune.hub, "hub_found", lambda: True)
-    return made
+    return fake_api(monkeypatch)
 
 
 def read(text: str) -> tuple[dict[str, Any], str]:
@@ -90,11 +76,61 @@ def test_a_prompt_is_pushed_with_a_card_of_its_record(
         "| images per class (shots) | 3 |",
         "| seed | 1 |",
         "| dataset | digits |",
-        f"| accuracy | {record.figures['accuracy']:.2f} % |",
-        f"| class similarity | {record.figures['class_similarity']:.4f} |",
+        "| context tokens M | 3 |",
+        "| optimiser | SGD, learning rate 0.05 (cosine), batches of 7, weight decay 0.0005, momentum 0.9 |",
+        "| epochs | 3 |",
+        "| steps | 12 |",
+        "| figure | images | learned |",
+        f"| accuracy | validation | {record.figures['validation_accuracy']:.2f} % |",
+        f"| accuracy | test | {record.figures['accuracy']:.2f} % |",
+        f"| mean cosine of an image and its class's text | test | {record.figures['class_similarity']:.4f} |",
+        f"| expected calibration error (15 bins) | test | {record.figures['ece']:.2f} points |",
     ):
         assert f"\n{row}\n" in body
-    assert 'from_pretrained("org/my-digits")' in body and "validation accuracy" not in body
+    assert 'CoOp.from_pretrained("org/my-digits")' in body and "license" not in header
+
+
+def test_zero_shot_of_the_same_images_stands_beside(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(run, output / run.relative_to(run.parents[5]))
+    prompt = output / run.relative_to(run.parents[5]) / "prompt"
+    learned, same = load_record(run / "record.json"), few_shot_config(output)
+    plain = zero_shot(
+        ZeroShotConfig("digits", backbone=same.backbone, output=same.output, features_dir=same.features_dir)
+    )
+
+    def body() -> str:
+        push_to_hub(prompt, "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry", license="apache-2.0")
+        return (tmp_path / "dry" / "README.md").read_text()
+
+    text, mine, its = body(), learned.figures, plain.figures
+    calibration = "expected calibration error (15 bins)"
+    assert read(text)[0]["license"] == "apache-2.0"
+    for row in (
+        "| figure | images | learned | zero-shot |",
+        f"| accuracy | validation | {mine['validation_accuracy']:.2f} % |  |",
+        f"| accuracy | test | {mine['accuracy']:.2f} % | {its['accuracy']:.2f} % |",
+        f"| {calibration} | test | {mine['ece']:.2f} points | {its['ece']:.2f} points |",
+    ):
+        assert f"\n{row}\n" in text
+    assert "with `a photo of the digit {}.` for its prompts" in text
+    other = replace(plain, dataset={**plain.dataset, "split": "0" * 64})
+    save_record(next(output.glob("zero-shot/*/*/zero_shot")), other)
+    assert "zero-shot |" not in body()
+
+
+def test_zero_shot_of_all_classes_is_not_set_beside_figures_of_the_base_classes(run: Path) -> None:
+    halves = {"base_accuracy": 60.0, "novel_accuracy": 50.0, "ece": 3.0, "class_similarity": 0.25}
+    among_all = {"accuracy": 40.0, "base_accuracy": 45.5, "novel_accuracy": 35.25, "ece": 7.0}
+    plain = replace(load_record(run / "record.json"), figures=among_all | {"class_similarity": 0.125})
+    assert figure_table({**halves, "novel_ece": 4.0}, plain) == [
+        ("figure", "images", "learned", "zero-shot"),
+        ("accuracy", "test, base classes", "60.00 %", "45.50 %"),
+        ("accuracy", "test, novel classes", "50.00 %", "35.25 %"),
+        ("expected calibration error (15 bins)", "test, base classes", "3.00 points", ""),
+        ("mean cosine of an image and its class's text", "test, base classes", "0.2500", ""),
+        ("expected calibration error (15 bins)", "test, novel classes", "4.00 points", ""),
+    ]
 
 
 def test_what_was_pushed_loads_with_the_backbone_of_its_card(
@@ -156,7 +192,7 @@ def test_a_record_of_another_run_is_left_aside(
     save_record(tmp_path, load_record(run / "record.json"))
     push_to_hub(tmp_path / "prompt", "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
     _, body = read((tmp_path / "dry" / "README.md").read_text())
-    assert "| accuracy | 1.50 % |" in body and "λ" not in body
+    assert "| accuracy | test | 1.50 % |" in body and "λ" not in body
     assert "is not that of the prompt" in caplog.text
 
 
@@ -183,6 +219,8 @@ def test_no_path_of_this_machine_is_told(
 def test_mistakes_are_told_before_anything_is_sent(run: Path, tmp_path: Path, api: Api) -> None:
     with pytest.raises(UserError, match=r"--repo of the form ORG/NAME, got 'name'"):
         push_to_hub(run / "prompt", "name")
+    with pytest.raises(UserError, match=r"Expected --license by the Hub's short name, .* got 'MIT License'"):
+        push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, license="MIT License")
     with pytest.raises(UserError, match=r"backbone that others can load, got 'local-dir:.* local files"):
         push_to_hub(run / "prompt", "org/name")
     with pytest.raises(

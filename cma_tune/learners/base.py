@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone
 from cma_tune.errors import UserError
+from cma_tune.learners.hub_model import HubModel
 
 
 class PromptOutput(NamedTuple):
@@ -48,7 +49,7 @@ def cosines(image_features: Tensor, text_features: Tensor) -> Tensor:
     return torch.einsum("bd,bcd->bc", image_features, text_features)
 
 
-class Learner(nn.Module):
+class Learner(HubModel, nn.Module):
     """A method over a frozen backbone. Its own parameters are all it trains and all it saves.
 
     Attributes:

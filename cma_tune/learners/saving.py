@@ -61,18 +61,13 @@ def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, A
         provenance: more entries of the card (split digest, seed, figures); must be JSON.
 
     Raises:
+        UserError: it is none of them.
         ValueError: `provenance` takes the name of one of the card's own entries.
     """
     folder = Path(folder)
+    described = describe(learner)
     weights = save({name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()})
-    card = {
-        "format": FORMAT,
-        "learner": learner.name,
-        "backbone": learner.backbone.describe(),
-        **learner.describe(),
-        "class_names": list(learner.class_names),
-        "weights": hashlib.sha256(weights).hexdigest(),
-    }
+    card = {**described, "weights": hashlib.sha256(weights).hexdigest()}
     taken = sorted(set(card) & set(provenance or {}))
     if taken:
         raise ValueError(f"Expected other names than the card's own in provenance, got {', '.join(taken)}.")
@@ -81,17 +76,34 @@ def save_prompt(learner: Learner, folder: Path | str, provenance: Mapping[str, A
     write_json(folder / CARD, {**card, **(provenance or {})})
 
 
+def describe(learner: Learner) -> dict[str, Any]:
+    """A learner's card, but for the digest of its weights.
+
+    Raises:
+        UserError: it is none of `LEARNERS`.
+    """
+    if learner.name not in LEARNERS:
+        raise UserError(f"Expected a method that learns, got '{learner.name}', which has nothing to save.")
+    return {
+        "format": FORMAT,
+        "learner": learner.name,
+        "backbone": learner.backbone.describe(),
+        **learner.describe(),
+        "class_names": list(learner.class_names),
+    }
+
+
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def prompt_folder(source: Path | str) -> Path:
-    """A prompt's folder; that of a Hub name is fetched.
+def prompt_folder(source: Path | str, **download: Any) -> Path:
+    """A prompt's folder; that of a Hub name is fetched, with these options of `local_folder`.
 
     Raises:
         UserError: see `local_folder`.
     """
-    return local_folder(source, SHARED, "a learned prompt")
+    return local_folder(source, SHARED, "a learned prompt", **download)
 
 
 def read_card(source: Path | str) -> dict[str, Any]:
@@ -154,12 +166,33 @@ def from_pretrained(
     Raises:
         UserError: files are missing or don't fit, or the backbone's weights are not those it was learned on.
     """
-    folder = prompt_folder(source)
+    return load_prompt(source, Learner, backbone, device)
+
+
+def load_prompt(
+    source: Path | str,
+    kind: type[Learner],
+    backbone: Backbone | None = None,
+    device: torch.device | str = "cpu",
+    **download: Any,
+) -> Learner:
+    """As `from_pretrained`, which see, of one kind of learner.
+
+    Args:
+        source, backbone, device: see there.
+        kind: the method's class, or a base of several.
+        download: see `prompt_folder`.
+
+    Raises:
+        UserError: the card is another method's, or see there.
+    """
+    folder = prompt_folder(source, **download)
     card = read_card(folder)
+    kind = _kind_of(card, kind, folder)
     weights = read_weights(folder, card)
     backbone = backbone_for(card["backbone"], folder, backbone, device)
     try:
-        learner = LEARNERS[card["learner"]].from_card(backbone, card["class_names"], card, weights)
+        learner = kind.from_card(backbone, card["class_names"], card, weights)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -174,6 +207,17 @@ def from_pretrained(
         raise UserError(f"Expected weights that fit the card in {folder}, but: {reason}.") from None
     learner.requires_grad_(False)
     return learner
+
+
+def _kind_of(card: Mapping[str, Any], wanted: type[Learner], folder: Path) -> type[Learner]:
+    """The class that a card is loaded to: `wanted` if it is the method's, the method's if that is a base."""
+    kind = LEARNERS[card["learner"]]
+    if wanted.name == kind.name or (not wanted.name and issubclass(kind, wanted)):
+        return wanted if wanted.name else kind
+    raise UserError(
+        f"Expected a prompt of {wanted.__name__} in {folder}, got one of {kind.__name__}; "
+        f"load it with {kind.__name__}.from_pretrained, or with Learner.from_pretrained, which takes any."
+    )
 
 
 def backbone_for(

@@ -71,10 +71,10 @@ def check_exist(paths: Sequence[str]) -> None:
 class _Pixels(Dataset["Tensor | UserError"]):
     """Every image as a tensor, or the mistake that keeps it from being one."""
 
-    def __init__(self, paths: Sequence[str], transform: Transform) -> None:
+    def __init__(self, paths: Sequence[str], transform: Transform, otherwise: str) -> None:
         self.paths = [str(Path(path).absolute()) for path in paths]
         self.transform = transform
-        self.files = FileImages(Path("/"), otherwise="leave it out (--skip-unreadable does)")
+        self.files = FileImages(Path("/"), otherwise)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,7 +87,11 @@ class _Pixels(Dataset["Tensor | UserError"]):
 
 
 def pixel_batches(
-    paths: Sequence[str], transform: Transform, batch_size: int, workers: int = 0
+    paths: Sequence[str],
+    transform: Transform,
+    batch_size: int,
+    workers: int,
+    otherwise: str,
 ) -> Iterator[tuple[Tensor | None, list[UserError | None]]]:
     """Images ``[b, 3, H, W]`` of every batch of paths, and for each path what was wrong with it.
 
@@ -96,12 +100,13 @@ def pixel_batches(
         transform: from an image to ``[3, H, W]``.
         batch_size: paths in a batch; those that can't be read are left out of its images.
         workers: processes that decode.
+        otherwise: see `FileImages`.
 
     Yields:
         The images, None if there are none, and one entry a path, None where it could be read.
     """
     loader: DataLoader[Tensor | UserError] = DataLoader(
-        _Pixels(paths, transform), batch_size=batch_size, num_workers=workers, collate_fn=list
+        _Pixels(paths, transform, otherwise), batch_size=batch_size, num_workers=workers, collate_fn=list
     )
     for batch in loader:
         mistakes = [one if isinstance(one, UserError) else None for one in batch]
