@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cma_tune.errors import UserError
-from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
-from cma_tune.report.groups import LEARNERS, Group, learner_name
+from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
 from cma_tune.report.tables import Cell, Row, Table
 
 Key = tuple[str, int, str]
@@ -26,7 +24,7 @@ class Method:
         weight: λ, None where it is not one number.
         selected: λ was chosen on validation images.
         variant: settings that tell it from its like.
-        release: λ is the release's, wherever it ran.
+        release: λ is the release's, in its form of the loss, wherever it ran.
         cells: figures over seeds.
         groups: the runs behind it, by dataset and shots.
     """
@@ -99,7 +97,7 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
     for table in tables:
         for row in table.rows:
             for cell in filter(None, row.cells):
-                for name, weight, release in _names(row, cell, table):
+                for name, weight, release in _names(row, cell):
                     one = methods.setdefault(name, _method(name, row.group, weight, release))
                     one.cells[(table.dataset, cell.shots, cell.metric)] = cell
                     one.groups[(table.dataset, cell.shots)] = row.group
@@ -113,25 +111,22 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
     return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order), untouched, replaced)
 
 
-def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, bool]]:
+def _names(row: Row, cell: Cell) -> list[tuple[str, float | None, bool]]:
     """(name, λ, whether it is the release's) of the methods that a figure belongs to."""
     group = row.group
-    weight = group.weight_at(cell.shots)
     names: list[tuple[str, float | None, bool]] = []
     if not group.release:
         names.append((group.name, group.weight, False))
-    of_release = _release_weight(table.dataset, cell.shots)
-    if weight and weight == of_release and not group.selected:
-        suffix = f" ({group.variant})" if group.variant else ""
-        names.append((f"{learner_name(group.learner)} + CMA, λ of the release{suffix}", None, True))
+    runs = [record for record in group.records if record.shots == cell.shots]
+    if group.weight_at(cell.shots) and not group.selected and all(map(is_of_release, runs)):
+        names.append((name_of_release(group.learner, group.variant), None, True))
     return names
 
 
-def _release_weight(dataset: str, shots: int) -> float | None:
-    try:
-        return recipe_weight(dataset, shots) if dataset in RELEASE_WEIGHTS else None
-    except UserError:
-        return None
+def name_of_release(learner: str, variant: str) -> str:
+    """What the method is called with the release's λ at each dataset and shots."""
+    suffix = f" ({variant})" if variant else ""
+    return f"{learner_name(learner)} + CMA, λ of the release{suffix}"
 
 
 def _method(name: str, group: Group, weight: float | None, release: bool) -> Method:

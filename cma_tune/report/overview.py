@@ -138,6 +138,7 @@ def _notes(place: Place, metric: str) -> tuple[str, ...]:
             notes.append("One seed: no interval.")
     if place.protocol == "base-to-novel" and any(m.release and m.weight is None for m in place.learned):
         notes.append("λ of the release: those of its few-shot runs.")
+    notes += [f"{m.name}: λ of the release." for m in place.learned if m.release and m.weight]
     if place.untouched:
         notes.append(f"Without a learned method, and so left out: {', '.join(place.untouched)}.")
     for method in place.learned:

@@ -125,7 +125,8 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
         return None
     headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
     title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
-    return Sheet(title + place.backbone, headers, tuple(rows), NOTES, frozenset(rules), 3)
+    of_release = [f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight]
+    return Sheet(title + place.backbone, headers, tuple(rows), (*NOTES, *of_release), frozenset(rules), 3)
 
 
 def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
