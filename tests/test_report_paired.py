@@ -59,6 +59,14 @@ def test_differences_without_spread_have_no_p_of_t() -> None:
     assert line(sheet, "sign over seeds")[-1] == "0.5000"
 
 
+def test_methods_without_any_difference_have_no_p_of_t() -> None:
+    records = [*few_shot({4: [70.0, 71.0]}), *few_shot({4: [70.0, 71.0]}, weight=0.3)]
+    (sheet,) = compared(records, "coop", "cma")
+    assert line(sheet, "paired t over seeds")[-3:] == ["+0.00", "–", "–"]
+    assert line(sheet, "sign over seeds")[-1] == "1.0000"
+    assert "or 0, t has no p" in sheet.notes[1]
+
+
 def test_only_seeds_of_both_are_paired() -> None:
     records = [*few_shot({4: [70.0, 71.0, 75.0]})[1:], *few_shot({4: [72.0, 72.5]}, weight=0.3)]
     (sheet,) = compared(records, "coop", "coop+cma-0.3")
@@ -118,6 +126,7 @@ def test_zero_shot_stands_beside_every_seed_and_halves_beside_h(tmp_path: Path) 
     halves = [*base_to_novel([(80, 60), (81, 62)], 0.0), *base_to_novel([(79, 66), (80, 67)], 0.5)]
     (sheet,) = compared(halves, "coop", "cma")
     assert [row[1] for row in sheet.rows[::2]] == ["base, 16 shots", "novel, 16 shots", "H, 16 shots"]
+    assert not any("H over datasets" in note for note in sheet.notes)
     assert isinstance(entry := sheet.rows[2][6], Entry) and entry.value == pytest.approx(5.5)
 
 

@@ -11,6 +11,9 @@ from cma_tune.report.tables import Cell, Row, Table
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""
+AVERAGE_OF_H = (
+    "Average H: the harmonic mean of average base and average novel accuracy, as in the literature."
+)
 
 
 @dataclass
@@ -172,7 +175,7 @@ def average(cells: Sequence[Cell]) -> Cell:
     """The mean over datasets: by seed where all have the same seeds, which gives an interval; else of means.
 
     Args:
-        cells: the same figure, one a dataset; at least one.
+        cells: the same accuracy or similarity, one a dataset; at least one. H has `average_figure`.
     """
     first = cells[0]
     if all(cell.seeds == first.seeds for cell in cells):
@@ -185,17 +188,25 @@ def average(cells: Sequence[Cell]) -> Cell:
 def averages(
     method: Method, datasets: Iterable[str], shots: int, metrics: Sequence[str]
 ) -> Mapping[str, Cell]:
-    """Averages over datasets that have every figure; H is the harmonic mean of the averages, by seed."""
-    rows = [[method.cell(dataset, shots, metric) for metric in metrics] for dataset in datasets]
-    full = [[cell for cell in row if cell] for row in rows if all(row)]
-    if not full:
-        return {}
-    means = {metric: average([row[i] for row in full]) for i, metric in enumerate(metrics)}
-    if {"base_accuracy", "novel_accuracy", "harmonic_mean"} <= means.keys():
+    """Averages over datasets that have every figure; H as `average_figure` has it."""
+    full = [name for name in datasets if all(method.cell(name, shots, metric) for metric in metrics)]
+    found = {metric: average_figure(dict.fromkeys(full, method), shots, metric) for metric in metrics}
+    return {metric: cell for metric, cell in found.items() if cell}
+
+
+def average_figure(methods: Mapping[str, Method], shots: int, metric: str) -> Cell | None:
+    """The average over datasets, of one method at each. None where one of them has no figure.
+
+    H is the harmonic mean of the averages of base and novel accuracy, by seed, as in the literature's tables;
+    the mean of the datasets' H is another number.
+    """
+    if metric == "harmonic_mean":
         from cma_tune.metrics import harmonic_mean  # loads torch
 
-        base, novel = means["base_accuracy"], means["novel_accuracy"]
-        pairs = zip(base.values, novel.values, strict=True)
-        values = tuple(harmonic_mean(b, n) for b, n in pairs)
-        means["harmonic_mean"] = Cell("harmonic_mean", base.shots, values, base.seeds)
-    return means
+        base, novel = (average_figure(methods, shots, f"{half}_accuracy") for half in ("base", "novel"))
+        if base is None or novel is None:
+            return None
+        values = tuple(harmonic_mean(b, n) for b, n in zip(base.values, novel.values, strict=True))
+        return Cell(metric, base.shots, values, base.seeds)
+    cells = [method.cell(dataset, shots, metric) for dataset, method in methods.items()]
+    return average([cell for cell in cells if cell]) if cells and all(cells) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import Method, Place, averages, places
+from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, averages, places
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
@@ -78,7 +78,7 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
     title = f"Base-to-novel accuracy (%) over datasets at {shots_text(shots)}: backbone {place.backbone}"
     notes = (
         *_notes(place, "harmonic_mean"),
-        "H of the averages is the harmonic mean of average base and average novel, as in the literature.",
+        AVERAGE_OF_H,
     )
     return Sheet(
         title,

@@ -29,7 +29,11 @@ NOTES = (
     "over the test images of one run; its interval is a paired bootstrap over these images (10,000 "
     "samples), and tells nothing of other seeds.",
     "p is two-sided and not corrected for the number of tests. With n pairs the sign test can't go below "
-    "2^(1−n): 0.25 for three seeds. Where all differences are the same, t has no p.",
+    "2^(1−n): 0.25 for three seeds. Where all differences are the same, or 0, t has no p.",
+)
+MEAN_OF_H = (
+    "H over datasets is what the tests pair, the mean of the datasets' H; the average H of the other tables "
+    "is the harmonic mean of average base and novel accuracy."
 )
 
 
@@ -125,8 +129,10 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
         return None
     headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
     title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
-    of_release = [f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight]
-    return Sheet(title + place.backbone, headers, tuple(rows), (*NOTES, *of_release), frozenset(rules), 3)
+    notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
+    if any(row[2] == "paired t over datasets" and str(row[1]).startswith("H,") for row in rows):
+        notes.append(MEAN_OF_H)
+    return Sheet(title + place.backbone, headers, tuple(rows), tuple(notes), frozenset(rules), 3)
 
 
 def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
@@ -154,8 +160,8 @@ def _over(
     test, count = paired_t_test(first, second), str(len(values))
     if test is None:
         return [(dataset, at, f"one {what[:-1]}, no test", count, *means, difference, None, None)]
-    # Differences that are the same to rounding have no spread to measure their mean by.
-    p = None if abs(test.t) > 1e9 else _p(test.p)
+    # Differences that are the same to rounding, or all 0, have no spread to measure their mean by.
+    p = _p(test.p) if abs(test.t) < 1e9 else None
     return [
         (dataset, at, f"paired t over {what}", count, *means, difference, None, p),
         (dataset, at, f"sign over {what}", count, *means, difference, None, _p(sign_test(first, second))),
