@@ -11,14 +11,13 @@ import pytest
 from test_report_tables import base_to_novel, few_shot, record, zero_shot
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig, ZeroShotConfig, expand
-from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
 from cma_tune.records import Record, save_record
 from cma_tune.report import build_tables, report
 from cma_tune.report.methods import places
 from cma_tune.report.overview import overview_sheets
 from cma_tune.report.paired import paired_sheets
-from cma_tune.report.sheets import Entry, Sheet, format_sheets, shown
+from cma_tune.report.sheets import Entry, Sheet, Span, format_sheets, shown
 
 RELEASE = LossConfig("mean", True)
 
@@ -69,7 +68,7 @@ def test_few_shot_over_datasets_with_averages_by_seed() -> None:
     # Where all means are equal none is marked, and an average over fewer datasets is not compared.
     nothing = [False, False]
     assert best == [nothing, [True, True], [True, False], nothing, nothing, nothing]
-    assert sheet.rules == frozenset({2, 4})
+    assert sheet.rules == frozenset({2, 4}) and sheet.averages == frozenset({4, 5})
 
 
 def test_a_single_dataset_needs_no_table_over_datasets() -> None:
@@ -243,8 +242,17 @@ def test_every_form_of_a_sheet() -> None:
     ]
     small = [Entry(value, digits=4).text() for value in (0.0, 1e-9, 0.00006, 0.5)]
     assert small == ["0.0000", "<0.0001", "0.0001", "0.5000"]
-    with pytest.raises(UserError, match="Expected tables of the same columns for csv, got 2 kinds"):
-        format_sheets([sheet, replace(sheet, headers=("a", "b"))], "csv")
+
+
+def test_csv_of_tables_with_other_columns_stands_below_with_a_header_of_its_own() -> None:
+    one = Sheet("A", ("x", "y"), (("one", Entry(1.0)),))
+    other = Sheet("B", ("x", "95 % interval"), (("two", Span(-1.5, 0.0)), ("three", None)))
+    assert shown(other.rows[0][1]) == "−1.50 to +0.00"
+    assert format_sheets([one, other, replace(one, title="C")], "csv").splitlines() == [
+        *("table,x,y", "A,one,1.0", "C,one,1.0"),
+        "",
+        *("table,x,95 % interval low,95 % interval high", "B,two,-1.5,0.0", "B,three,,"),
+    ]
 
 
 def test_the_report_prints_them_below_the_tables_of_each_dataset(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +89,7 @@ def test_over_datasets_the_means_are_paired() -> None:
     p = stats.ttest_rel([51.0, 54.0, 57.0], [50.0, 51.0, 52.0]).pvalue
     assert line(sheet, "paired t over datasets", "all 3")[-1] == f"{p:.4f}"
     assert line(sheet, "sign over datasets", "all 3")[-1] == "0.2500"
+    assert {row[0] for number, row in enumerate(sheet.rows) if number in sheet.averages} == {"all 3"}
 
 
 def test_images_of_a_run_by_mcnemar_and_bootstrap(tmp_path: Path) -> None:
@@ -157,3 +160,21 @@ def test_the_command_line_compares(tmp_path: Path, capsys: pytest.CaptureFixture
         save_record(tmp_path / one.run, one)
     main(["report", str(tmp_path), "--compare", "coop,cma", "--figures", str(tmp_path)])
     assert "paired tests: CoOp + CMA, λ=0.3 against CoOp" in capsys.readouterr().out
+
+
+def test_as_csv_both_comparisons_stand_below_each_other_in_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = FewShotConfig(dataset="dtd", backbone="RN50-quickgelu", pretrained="openai")
+    plain, other = few_shot({4: [0.0]}, config=config)[0], few_shot({4: [0.0]}, weight=0.3, config=config)[0]
+    for one, which in ((plain, range(20)), (other, range(5, 32))):
+        save_record(tmp_path / one.run, right(one, which, tmp_path))
+    options = ["--against", "paper", "--compare", "coop,cma", "--format", "csv"]
+    main(["report", str(tmp_path), *options, "--figures", str(tmp_path)])
+    against, paired = capsys.readouterr().out.split("\n\n")
+    (line,) = csv.DictReader(io.StringIO(against))
+    assert (line["method"], line["paper"]) == ("CoOp, 4 shots", "53.63")
+    _, images = csv.DictReader(io.StringIO(paired))
+    assert images["test"] == "McNemar, seed 1"
+    low, high = float(images["95 % interval low"]), float(images["95 % interval high"])
+    assert low < float(images["difference"]) == 17.5 < high

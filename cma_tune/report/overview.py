@@ -56,7 +56,9 @@ def few_shot_sheet(place: Place) -> Sheet:
             rows.append((name, *beside, *rest))
     title = f"Few-shot accuracy (%) over datasets: backbone {place.backbone}"
     labels = 2 + len(zero_shot) if place.learned else 1
-    return Sheet(title, headers, tuple(rows), _notes(place, "accuracy"), frozenset(rules), labels, BOLD)
+    averages = frozenset(range(max(rules), len(rows)))
+    notes = _notes(place, "accuracy")
+    return Sheet(title, headers, tuple(rows), notes, frozenset(rules), labels, BOLD, averages)
 
 
 def halves_sheet(place: Place, shots: int) -> Sheet:
@@ -88,6 +90,7 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
         frozenset(rules),
         2,
         BOLD,
+        frozenset(range(max(rules), len(rows))),
     )
 
 

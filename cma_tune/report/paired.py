@@ -11,7 +11,7 @@ from cma_tune.predictions import load_predictions
 from cma_tune.records import Record
 from cma_tune.report.groups import shots_text
 from cma_tune.report.methods import Method, Place, places
-from cma_tune.report.sheets import Content, Entry, Sheet
+from cma_tune.report.sheets import Content, Entry, Sheet, Span
 from cma_tune.report.tables import Table
 
 METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
@@ -132,7 +132,10 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
     notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
     if any(row[2] == "paired t over datasets" and str(row[1]).startswith("H,") for row in rows):
         notes.append(MEAN_OF_H)
-    return Sheet(title + place.backbone, headers, tuple(rows), tuple(notes), frozenset(rules), 3)
+    over = frozenset(number for number, row in enumerate(rows) if str(row[0]).startswith("all "))
+    return Sheet(
+        title + place.backbone, headers, tuple(rows), tuple(notes), frozenset(rules), 3, averages=over
+    )
 
 
 def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
@@ -190,14 +193,13 @@ def _images(
     if first.dataset.get("split") != second.dataset.get("split") or not before[:, 1].equal(after[:, 1]):
         return None  # other test images
     test = image_test(before[:, 0] == before[:, 1], after[:, 0] == after[:, 1])
-    low, high = (Entry(value, signed=True).text() for value in (test.low, test.high))
     seed = max(first.seed, second.seed)
     figures = (
         Entry(first.figures[metric]),
         Entry(second.figures[metric]),
         Entry(test.difference, signed=True),
     )
-    return (f"McNemar, seed {seed}", str(test.images), *figures, f"{low} to {high}", _p(test.p))
+    return (f"McNemar, seed {seed}", str(test.images), *figures, Span(test.low, test.high), _p(test.p))
 
 
 def _p(p: float) -> Entry:

@@ -110,7 +110,9 @@ def _sheet(place: Place) -> Sheet | None:
     title = (
         f"{place.protocol.capitalize()} {figure} (%) against the paper's Table 1: backbone {place.backbone}"
     )
-    return Sheet(title, HEADERS, tuple(rows), tuple(_notes(place)), frozenset(rules), 2, BOLD)
+    averages = frozenset(number for number, row in enumerate(rows) if row[0] == "average")
+    notes = tuple(_notes(place))
+    return Sheet(title, HEADERS, tuple(rows), notes, frozenset(rules), 2, BOLD, averages)
 
 
 def _notes(place: Place) -> Iterable[str]:

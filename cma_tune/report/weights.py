@@ -126,6 +126,7 @@ def _sheet(place: Place, family: Family, shots: int, metric: str, shown: str) ->
         (*NOTES, *((AVERAGE_OF_H,) if metric == "harmonic_mean" else ())),
         frozenset({len(rows) - 1}),
         bold="Bold: the highest mean over the λ.",
+        averages=frozenset({len(rows) - 1}),
     )
     return sheet if any(chosen.values()) else _without_last_column(sheet)
 
