@@ -138,11 +138,10 @@ def _markdown(sheet: Sheet) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in notes[:-1]), *notes[-1:]]).rstrip() + "\n"
 
 
-def _latex(sheet: Sheet) -> str:
-    columns = "l" * sheet.labels + "r" * (len(sheet.headers) - sheet.labels)
+def _latex(sheet: Sheet) -> list[str]:
     rows = [[(shown(entry), _is_best(entry)) for entry in row] for row in sheet.rows]
     caption = (f"{sheet.title}.", *sheet.notes_with_bold())
-    return latex_table("table*", caption, columns, sheet.headers, rows, sheet.rules)
+    return latex_table(caption, sheet.labels, sheet.headers, rows, sheet.rules, over_columns=True)
 
 
 def _csv_of(headers: Sequence[str], sheets: Sequence[Sheet]) -> str:
