@@ -232,6 +232,21 @@ def _with_release(groups: Iterable[Group]) -> list[Group]:
     return kept
 
 
+def zero_shot_beside(learned: Record, several: Iterable[Record]) -> Record | None:
+    """The zero-shot record of the same backbone on the same test images, None where none or several are.
+
+    Its templates are those of the dataset that `learned` knew; a saved prompt knows of none.
+    """
+
+    def alike(record: Record) -> list[object]:
+        return [record.dataset.get("split"), *map(record.backbone.get, ("weights", "preprocessing"))]
+
+    found = [r for r in several if r.protocol == "zero-shot" and alike(r) == alike(learned)]
+    if templates := learned.dataset.get("templates"):
+        found = [record for record in found if record.dataset.get("templates") == templates]
+    return found[0] if len({record.run for record in found}) == 1 else None
+
+
 def in_release_form(record: Record) -> bool:
     """Whether the run had the release's form of the loss, which the published λ belong to."""
     loss = record.config.get("loss") or {}
