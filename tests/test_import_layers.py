@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, str] = {
         "accelerators clip config data errors files fitting learners losses methods metrics processes "
         "source_options trackers train"
     ),
-    "report": "companion_options config errors files metrics predictions recipes records",
+    "report": "companion_options config errors files method_options metrics predictions recipes records",
     "serving": "clip data errors files hub learners",
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving",

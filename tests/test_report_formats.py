@@ -19,7 +19,7 @@ from cma_tune.errors import UserError
 from cma_tune.records import save_record
 from cma_tune.report import build_tables, format_tables, report
 from cma_tune.report.formats import CSV_COLUMNS
-from cma_tune.report.sheets import Entry, Sheet, format_sheets
+from cma_tune.report.sheets import Entry, Sheet, Span, format_sheets
 
 
 def test_csv_is_tidy_and_holds_every_figure() -> None:
@@ -69,7 +69,7 @@ def test_latex_is_booktabs_with_special_characters_escaped() -> None:
     )
     table = accuracy(few_shot({1: [70.0, 72.0], 2: [80.0, 80.0]}, weight=0.8, config=config))
     needed, *lines = format_tables([table], "latex").splitlines()
-    assert needed == r"% \usepackage{booktabs,textcomp}"
+    assert needed == r"% \usepackage{booktabs,graphicx,textcomp}"
     assert lines[:4] == [
         r"\begin{table}",
         r"\centering",
@@ -78,31 +78,86 @@ def test_latex_is_booktabs_with_special_characters_escaped() -> None:
     ]
     assert r"folder:a\_b\&50\%\#\{x\}\textasciitilde{}\textasciicircum{}\$" in lines[4]
     assert r"C:\textbackslash{}clip" in lines[4] and r"95~\% interval" in lines[4]
-    assert lines[5:10] == [
+    assert lines[5:11] == [
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         r"\begin{tabular}{lrr}",
         r"\toprule",
         r"method & 1 shot & 2 shots \\",
         r"\midrule",
         r"CoOp + CMA, $\lambda$=0.8 & 71.00 $\pm$ 1.39 & 80.00 $\pm$ 0.00 \\",
     ]
-    assert lines[10:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    assert lines[11:] == [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
     assert format_tables([table], "latex").isascii() and format_tables([], "latex") == ""
 
 
+def long_sheet() -> Sheet:
+    """As wide and long as a comparison over eleven datasets at five shots."""
+    method = "CoOp + CMA, λ of the release (normalize=true, reduction=mean)"
+    headers = (
+        "dataset",
+        "figure",
+        "test",
+        "n",
+        "CoOp (tokens=16)",
+        method,
+        "difference",
+        "95 % interval",
+        "p",
+    )
+    rows = [
+        (
+            f"dataset {i}",
+            "accuracy, 16 shots",
+            "paired t over datasets",
+            "3",
+            *[Entry(71.0)] * 3,
+            span,
+            Entry(0.5),
+        )
+        for i in range(60)
+        for span in (Span(-1.5, 0.25), None)
+    ]
+    return Sheet("<A> − B", headers, tuple(rows), ("√n · 2. " * 40,), frozenset(range(2, 120, 2)), labels=3)
+
+
+def test_a_latex_table_longer_than_a_page_goes_on_in_others_of_the_same_number() -> None:
+    floats = format_sheets([long_sheet()], "latex").split(r"\begin{table*}")[1:]
+    assert len(floats) > 2
+    bodies = [one.split("\\midrule\n", 1)[1].split("\\bottomrule")[0].splitlines() for one in floats]
+    assert all(not body[0].startswith(r"\midrule") for body in bodies)
+    names = [line.split(" & ")[0] for body in bodies for line in body if line != r"\midrule"]
+    assert names == [f"dataset {i}" for i in range(60) for _ in range(2)]  # every row, once, in order
+    assert all(len(body) % 3 == 2 for body in bodies)  # a page ends at a rule
+    again = [r"\addtocounter{table}{-1}" in one for one in floats]
+    assert again == [False, *[True] * (len(floats) - 1)]
+    assert r"\caption{\textless{}A\textgreater{} $-$ B (continued).}" in floats[1]
+    # A long name takes lines of its own where what is below it is short.
+    assert r"\begin{tabular}[b]{@{}r@{}}CoOp + CMA," in floats[0]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles_however_many_tables_there_are(tmp_path: Path) -> None:
-    one = accuracy(few_shot({1: [70.0, 72.0]}, weight=0.8, config=FewShotConfig(dataset="folder:a_b&5 %~^$")))
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
+def test_latex_compiles_and_fits_however_many_tables_there_are(columns: str, tmp_path: Path) -> None:
+    long = FewShotConfig(dataset="folder:a_b&5 %~^$", context=ContextConfig(words="a photo of a"))
+    one = accuracy(
+        [
+            *few_shot({1: [70.0], 2: [1.0], 4: [1.0]}, config=FewShotConfig(dataset=long.dataset)),
+            *few_shot({1: [70.0, 72.0], 16: [5.0, 6.0]}, weight=0.8, config=long),
+        ]
+    )
     sheet = Sheet("<A> − B", ("x", "λ"), (("é", Entry(1.0, 0.5, best=True)), ("", None)), ("√n · 2.",))
-    tables = format_tables([one] * 60, "latex") + "\n" + format_sheets([sheet] * 60, "latex")
+    sheets = [long_sheet(), *[sheet] * 60]
+    tables = format_tables([one] * 60, "latex") + "\n" + format_sheets(sheets, "latex")
     (tmp_path / "report.tex").write_text(tables, encoding="utf-8")
     (tmp_path / "page.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs,textcomp}\n"
+        f"\\documentclass[{columns}]{{article}}\n\\usepackage{{booktabs,graphicx,textcomp}}\n"
         "\\begin{document}\n\\input{report.tex}\n\\end{document}\n"
     )
     line = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "page.pdf").is_file() and "Overfull" not in done.stdout
+    assert (tmp_path / "page.pdf").is_file()
+    assert "Overfull" not in done.stdout and "too large" not in done.stdout
 
 
 def test_text_is_aligned() -> None:

@@ -11,13 +11,13 @@ import pytest
 from test_report_tables import base_to_novel, few_shot, record, zero_shot
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig, ZeroShotConfig, expand
-from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
 from cma_tune.records import Record, save_record
 from cma_tune.report import build_tables, report
 from cma_tune.report.methods import places
 from cma_tune.report.overview import overview_sheets
-from cma_tune.report.sheets import Entry, Sheet, format_sheets, shown
+from cma_tune.report.paired import paired_sheets
+from cma_tune.report.sheets import Entry, Sheet, Span, format_sheets, shown
 
 RELEASE = LossConfig("mean", True)
 
@@ -68,7 +68,7 @@ def test_few_shot_over_datasets_with_averages_by_seed() -> None:
     # Where all means are equal none is marked, and an average over fewer datasets is not compared.
     nothing = [False, False]
     assert best == [nothing, [True, True], [True, False], nothing, nothing, nothing]
-    assert sheet.rules == frozenset({2, 4})
+    assert sheet.rules == frozenset({2, 4}) and sheet.averages == frozenset({4, 5})
 
 
 def test_a_single_dataset_needs_no_table_over_datasets() -> None:
@@ -92,6 +92,30 @@ def test_h_of_the_averages_is_of_average_base_and_novel() -> None:
     values = [entry.value for entry in sheet.rows[-1] if isinstance(entry, Entry)]
     by_seed = [harmonic_mean(75, 65), harmonic_mean(75, 45)]
     assert values == pytest.approx([75.0, 55.0, sum(by_seed) / 2])
+
+
+def test_h_by_lambda_is_averaged_and_chosen_as_in_the_other_tables() -> None:
+    # The mean of H is 45 at λ=0.1 and 50 at 0.5; H of the averages, (60, 60) and (50, 50), is 60 and 50.
+    halves = {0.1: {"dtd": (90, 30), "eurosat": (30, 90)}, 0.5: {"dtd": (50, 50), "eurosat": (50, 50)}}
+    records = [
+        one
+        for weight, by_dataset in halves.items()
+        for dataset, pair in by_dataset.items()
+        for one in base_to_novel([pair], weight, BaseToNovelConfig(dataset=dataset))
+    ]
+    over, _, by_weight = sheets(records)
+    assert [row[-1] for row in texts(over)[-2:]] == ["60.00", "50.00"]
+    assert by_weight.headers == ("dataset", "λ=0.1", "λ=0.5", "best single λ=0.1", "best λ per dataset")
+    assert texts(by_weight)[-1] == ["average over 2", "60.00", "50.00", "60.00", "50.00"]
+    said = "Average H: the harmonic mean of average base and average novel accuracy, as in the literature."
+    assert said in over.notes and said in by_weight.notes
+    (paired,) = paired_sheets(build_tables(records), ("coop+cma-0.1", "coop+cma-0.5"), {})
+    (row,) = [
+        row
+        for row in texts(paired)
+        if row[0] == "all 2" and row[1:3] == ["H, 16 shots", "paired t over datasets"]
+    ]
+    assert row[4:7] == ["45.00", "50.00", "+5.00"] and "mean of the datasets' H" in paired.notes[-1]
 
 
 def test_lambda_best_single_best_per_dataset_and_fair() -> None:
@@ -218,8 +242,17 @@ def test_every_form_of_a_sheet() -> None:
     ]
     small = [Entry(value, digits=4).text() for value in (0.0, 1e-9, 0.00006, 0.5)]
     assert small == ["0.0000", "<0.0001", "0.0001", "0.5000"]
-    with pytest.raises(UserError, match="Expected tables of the same columns for csv, got 2 kinds"):
-        format_sheets([sheet, replace(sheet, headers=("a", "b"))], "csv")
+
+
+def test_csv_of_tables_with_other_columns_stands_below_with_a_header_of_its_own() -> None:
+    one = Sheet("A", ("x", "y"), (("one", Entry(1.0)),))
+    other = Sheet("B", ("x", "95 % interval"), (("two", Span(-1.5, 0.0)), ("three", None)))
+    assert shown(other.rows[0][1]) == "−1.50 to +0.00"
+    assert format_sheets([one, other, replace(one, title="C")], "csv").splitlines() == [
+        *("table,x,y", "A,one,1.0", "C,one,1.0"),
+        "",
+        *("table,x,95 % interval low,95 % interval high", "B,two,-1.5,0.0", "B,three,,"),
+    ]
 
 
 def test_the_report_prints_them_below_the_tables_of_each_dataset(

@@ -52,6 +52,24 @@ def test_average_curves_are_over_the_datasets_that_all_methods_have() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
 
 
+def test_a_method_of_one_dataset_does_not_take_the_average_from_the_others(tmp_path: Path) -> None:
+    partial = few_shot({1: [90.0]}, weight=0.9, config=FewShotConfig(dataset="dtd"))
+    figure = figures([*curves(), *partial])["few_shot-average-embedded.png"]
+    (axes,) = figure.axes
+    assert [list(bars[0].get_ydata()) for bars in axes.containers] == [[46.5, 66.0], [48.0]]
+    assert figure.get_suptitle() == "Few-shot: average over 2 datasets, backbone embedded"
+    said = figure.legends[0].get_title().get_text()
+    assert said.endswith("\nleft out, not on all datasets: CoOp + CMA, λ=0.9")
+    # Two methods are a comparison: it does not end for the datasets that only one of them has.
+    names = ["caltech101", "dtd", "eurosat", "food101", "sun397"]
+    one = [r for name in names for r in few_shot({1: [50.0]}, config=FewShotConfig(dataset=name))]
+    two = [
+        r for name in names[:2] for r in few_shot({1: [60.0]}, weight=0.3, config=FewShotConfig(dataset=name))
+    ]
+    (axes,) = figures([*one, *two])["few_shot-average-embedded.png"].axes
+    assert len(axes.containers) == 2
+
+
 def test_a_point_for_each_dataset_and_a_large_one_for_their_mean() -> None:
     pairs = {"dtd": (80.0, 60.0), "eurosat": (90.0, 40.0)}
     records = [

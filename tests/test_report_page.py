@@ -92,15 +92,19 @@ def test_the_page_needs_nothing_else_and_holds_every_table_and_figure(page: Path
 
 
 def small_page(folder: Path, after: str) -> Path:
-    """A table of four rows; the script in `after` acts on it, and the browser prints what is left."""
+    """A table of four rows and two averages, and the script in `after` acts on it."""
     rows = (
         ("b", "one", Entry(9.0)),
         ("", "two", Entry(10.0, 0.5)),
         ("a", "one", None),
         ("", "two", Entry(-3.0)),
+        ("average over 2", "one", Entry(5.0)),
+        ("", "two", Entry(6.0)),
     )
     path = folder / "small.html"
-    write_page(path, [], [Sheet("t", ("dataset", "method", "value"), rows, labels=2)], [])
+    averages = frozenset({4, 5})
+    sheet = Sheet("t", ("dataset", "method", "value"), rows, (), averages - {5}, 2, averages=averages)
+    write_page(path, [], [sheet], [])
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("</body>", f"<script>{after}</script></body>"), encoding="utf-8")
     return path
@@ -136,7 +140,9 @@ def test_a_browser_sorts_by_a_click_on_the_head(clicks: list[int], order: list[s
         timeout=60,
         check=True,
     )
-    rows = Page(done.stdout).tables[0][1:]
+    *rows, first, second = Page(done.stdout).tables[0][1:]
+    # The averages stay below, in their order, whatever the others do.
+    assert (first[2], second[2], first[0]) == ("5.00", "6.00", "average over 2")
     assert [row[2] for row in rows] == order
     names = {"9.00": "b", "10.00 ± 0.50": "b", "–": "a", "−3.00": "a"}
     # In its own order a name stands once; sorted, every row has its name.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +61,14 @@ def test_differences_without_spread_have_no_p_of_t() -> None:
     assert line(sheet, "sign over seeds")[-1] == "0.5000"
 
 
+def test_methods_without_any_difference_have_no_p_of_t() -> None:
+    records = [*few_shot({4: [70.0, 71.0]}), *few_shot({4: [70.0, 71.0]}, weight=0.3)]
+    (sheet,) = compared(records, "coop", "cma")
+    assert line(sheet, "paired t over seeds")[-3:] == ["+0.00", "–", "–"]
+    assert line(sheet, "sign over seeds")[-1] == "1.0000"
+    assert "or 0, t has no p" in sheet.notes[1]
+
+
 def test_only_seeds_of_both_are_paired() -> None:
     records = [*few_shot({4: [70.0, 71.0, 75.0]})[1:], *few_shot({4: [72.0, 72.5]}, weight=0.3)]
     (sheet,) = compared(records, "coop", "coop+cma-0.3")
@@ -79,6 +89,7 @@ def test_over_datasets_the_means_are_paired() -> None:
     p = stats.ttest_rel([51.0, 54.0, 57.0], [50.0, 51.0, 52.0]).pvalue
     assert line(sheet, "paired t over datasets", "all 3")[-1] == f"{p:.4f}"
     assert line(sheet, "sign over datasets", "all 3")[-1] == "0.2500"
+    assert {row[0] for number, row in enumerate(sheet.rows) if number in sheet.averages} == {"all 3"}
 
 
 def test_images_of_a_run_by_mcnemar_and_bootstrap(tmp_path: Path) -> None:
@@ -118,6 +129,7 @@ def test_zero_shot_stands_beside_every_seed_and_halves_beside_h(tmp_path: Path) 
     halves = [*base_to_novel([(80, 60), (81, 62)], 0.0), *base_to_novel([(79, 66), (80, 67)], 0.5)]
     (sheet,) = compared(halves, "coop", "cma")
     assert [row[1] for row in sheet.rows[::2]] == ["base, 16 shots", "novel, 16 shots", "H, 16 shots"]
+    assert not any("H over datasets" in note for note in sheet.notes)
     assert isinstance(entry := sheet.rows[2][6], Entry) and entry.value == pytest.approx(5.5)
 
 
@@ -148,3 +160,21 @@ def test_the_command_line_compares(tmp_path: Path, capsys: pytest.CaptureFixture
         save_record(tmp_path / one.run, one)
     main(["report", str(tmp_path), "--compare", "coop,cma", "--figures", str(tmp_path)])
     assert "paired tests: CoOp + CMA, λ=0.3 against CoOp" in capsys.readouterr().out
+
+
+def test_as_csv_both_comparisons_stand_below_each_other_in_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = FewShotConfig(dataset="dtd", backbone="RN50-quickgelu", pretrained="openai")
+    plain, other = few_shot({4: [0.0]}, config=config)[0], few_shot({4: [0.0]}, weight=0.3, config=config)[0]
+    for one, which in ((plain, range(20)), (other, range(5, 32))):
+        save_record(tmp_path / one.run, right(one, which, tmp_path))
+    options = ["--against", "paper", "--compare", "coop,cma", "--format", "csv"]
+    main(["report", str(tmp_path), *options, "--figures", str(tmp_path)])
+    against, paired = capsys.readouterr().out.split("\n\n")
+    (line,) = csv.DictReader(io.StringIO(against))
+    assert (line["method"], line["paper"]) == ("CoOp, 4 shots", "53.63")
+    _, images = csv.DictReader(io.StringIO(paired))
+    assert images["test"] == "McNemar, seed 1"
+    low, high = float(images["95 % interval low"]), float(images["95 % interval high"])
+    assert low < float(images["difference"]) == 17.5 < high

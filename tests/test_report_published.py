@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_differences_outside_both_intervals_are_marked() -> None:
         ["dtd", "CoOp, 4 shots", "50.00", "53.63 ± 0.96", "−3.63", "–"],
         ["dtd", "CoOp, 8 shots", "20.00 ± 0.00", "58.90 ± 0.73", "−38.90", "–"],  # three that agree
         ["dtd", "CoOp, 16 shots", "62.60 ± 0.09", "63.20 ± 0.58", "−0.60", "yes"],
-        ["dtd", "CoOp + CMA, λ=0.4, 1 shot", "44.50 ± 4.16", "44.60 ± 1.62", "−0.10", "no"],
+        ["dtd", "CoOp + CMA, λ of the release, 1 shot", "44.50 ± 4.16", "44.60 ± 1.62", "−0.10", "no"],
     ]
     # Within one of the two is not outside both.
     near = few_shot({1: [46.0, 46.5, 47.0]}, config=dtd())  # 1.37 away, within the paper's 1.52
@@ -88,7 +89,9 @@ def test_zero_shot_without_an_interval_is_equal_or_differs() -> None:
 
 
 def test_novel_accuracy_by_lambda_and_a_word_on_other_backbones() -> None:
-    config = BaseToNovelConfig(dataset="eurosat", backbone="ViT-B-16-quickgelu", pretrained="openai")
+    config = BaseToNovelConfig(
+        dataset="eurosat", backbone="ViT-B-16-quickgelu", pretrained="openai", loss=LossConfig("mean", True)
+    )
     records = [*base_to_novel([(90, 60), (90, 61), (90, 62)], 0.2, config)]
     records += base_to_novel([(90, 10)], 0.25, config)
     assert rows(records) == [
@@ -96,9 +99,28 @@ def test_novel_accuracy_by_lambda_and_a_word_on_other_backbones() -> None:
     ]
     (sheet,) = against_paper(build_tables(records))
     assert not any("backbone" in note for note in sheet.notes)
+    assert any("judged in the release's form of the loss (reduction=mean, norm" in n for n in sheet.notes)
+    summed = base_to_novel(
+        [(90, 60), (90, 61), (90, 62)], 0.2, replace(config, loss=LossConfig("sum", False))
+    )
+    assert [row[-1] for row in rows(summed)] == ["–"]
     (other,) = against_paper(build_tables(few_shot({1: [70.0, 71.0]}, config=FewShotConfig(dataset="dtd"))))
     assert shown(other.rows[0][-1]) == "–"  # nothing is judged
     assert any("paper's backbone is RN50" in note for note in other.notes)
+
+
+def test_lambda_in_another_form_of_the_loss_is_no_counterpart() -> None:
+    summed = replace(dtd(), loss=LossConfig("sum", False))
+    records = few_shot({1: [40.0, 44.5, 49.0]}, weight=0.4, config=summed)
+    with pytest.raises(UserError, match="CoOp \\+ CMA few-shot with --weights recipe"):
+        against_paper(build_tables(records))
+    (sheet,) = against_paper(build_tables([*records, *few_shot({1: [45.0]}, config=dtd())]))
+    assert [row[1] for row in sheet.rows] == ["CoOp, 1 shot"]
+    assert "Left out, in another form of the loss: CoOp + CMA, λ=0.4." in sheet.notes
+    released = few_shot({1: [46.0]}, weight=0.4, config=dtd())
+    (sheet,) = against_paper(build_tables([*records, *released]))
+    assert [shown(row[2]) for row in sheet.rows] == ["46.00"]
+    assert any("release in its form of the loss (reduction=mean, normalize=true)" in n for n in sheet.notes)
 
 
 def test_averages_are_compared_over_all_eleven_alone() -> None:

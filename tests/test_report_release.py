@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
 from test_report_tables import accuracy, cells, few_shot
 
-from cma_tune.config import FewShotConfig, LossConfig, OptimConfig
+from cma_tune.config import ContextConfig, FewShotConfig, LossConfig, OptimConfig
 from cma_tune.records import Record
-from cma_tune.report import comparison_sentence, format_tables
+from cma_tune.report import build_tables, comparison_sentence, format_tables
+from cma_tune.report.methods import places
+from cma_tune.report.paired import paired_sheets
 
 DTD = FewShotConfig(dataset="dtd", loss=LossConfig("mean", True))
 NAME = "CoOp + CMA, λ of the release"
@@ -61,13 +65,30 @@ def test_other_datasets_show_their_numbers(config: FewShotConfig) -> None:
     assert [row.name for row in table.rows] == [f"CoOp + CMA, λ={weight}"]
 
 
+@pytest.mark.parametrize("form", [("sum", False), ("mean", False), ("sum", True)])
+def test_the_releases_numbers_in_another_form_of_the_loss_are_not_its_weights(form: Any) -> None:
+    other = release(replace(DTD, loss=LossConfig(*form)))
+    assert list(cells(accuracy(other))) == ["CoOp + CMA, λ=0.4", "CoOp + CMA, λ=0.7"]
+    (place,) = places(build_tables(other))
+    assert [(method.key, method.release) for method in place.methods] == [
+        ("coop+cma-0.4", False), ("coop+cma-0.7", False)
+    ]  # fmt: skip
+
+
+def test_one_weight_that_is_the_releases_is_said_below() -> None:
+    records = few_shot({16: [50.0]}, weight=0.7, config=DTD)
+    table = accuracy([*records, *few_shot({16: [51.0]}, weight=0.4, config=DTD)])
+    assert "CoOp + CMA, λ=0.7: λ of the release." in table.notes
+    assert not any("λ=0.4" in note for note in table.notes)
+    paired = [*records, *few_shot({16: [51.0]}, config=DTD)]
+    (sheet,) = paired_sheets(build_tables(paired), ("coop", "cma"), {})
+    assert "CoOp + CMA, λ=0.7: λ of the release." in sheet.notes
+
+
 def test_other_settings_stay_apart() -> None:
-    paper = FewShotConfig(dataset="dtd")
-    table = accuracy([*release(), *release(paper)])
-    assert [row.name for row in table.rows] == [
-        f"{NAME} (normalize=false, reduction=sum)",
-        f"{NAME} (normalize=true, reduction=mean)",
-    ]
+    longer = replace(DTD, context=ContextConfig(tokens=4))
+    table = accuracy([*release(), *release(longer)])
+    assert [row.name for row in table.rows] == [f"{NAME} (tokens=16)", f"{NAME} (tokens=4)"]
     # Two numbers of epochs at the same shots leave the λ in rows of their own.
     short = FewShotConfig(dataset="dtd", loss=DTD.loss, optim=OptimConfig(epochs=3))
     rows = accuracy([*release(), *few_shot({4: [1.0]}, weight=0.7, config=short)]).rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from test_report_tables import base_to_novel, cells, few_shot
+from test_report_tables import base_to_novel, cells, few_shot, zero_shot
 
 from cma_tune.records import Record
 from cma_tune.report import build_tables, draw_figures
@@ -42,6 +42,26 @@ def test_targets_stand_side_by_side_with_zero_shot_above() -> None:
         "CoOp": ["80.00 ± 0.00", "51.00 ± 1.39", "32.00 ± 2.77", "41.50 ± 2.08"],
         "CoOp + CMA, λ=0.3": ["80.00 (n=1)", "60.00 (n=1)", "10.00 (n=1)", "35.00 (n=1)"],
     }
+
+
+def test_zero_shot_of_the_source_is_its_own_record() -> None:
+    learned = transfer([(50.0, 30.0)])
+
+    def shown(*beside: Record) -> str:
+        tables = build_tables([*beside, *learned])
+        return next(cells(table) for table in tables if table.protocol == "cross-dataset")["Zero-shot"][0]
+
+    own = zero_shot(70.0)
+    assert shown() == "–" and shown(own) == "70.00"
+    other = {**own.dataset, "templates": ["{}"]}
+    elsewhere = replace(own, run="other", figures={"accuracy": 9.0}, dataset=other)
+    assert shown(own, elsewhere) == "70.00"  # the templates that the run had
+    assert shown(elsewhere) == "–"
+    learned = [replace(one, dataset={"split": one.dataset["split"]}) for one in learned]  # a saved prompt
+    assert shown(elsewhere) == "9.00" and shown(own, elsewhere) == "–"
+    # Other weights under the same name, or other test images.
+    assert shown(replace(own, backbone={**own.backbone, "weights": "ff" * 32})) == "–"
+    assert shown(replace(own, dataset={**own.dataset, "split": "ff" * 32})) == "–"
 
 
 def test_saved_prompts_of_known_runs_are_seeds_and_other_targets_another_table(tmp_path: Path) -> None:

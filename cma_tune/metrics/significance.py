@@ -16,8 +16,8 @@ class PairedT:
 
     Attributes:
         difference: mean of second − first, in the unit of the values.
-        t: statistic; infinite where all differences are the same and not 0.
-        p: two-sided.
+        t: statistic; infinite where all differences are the same and not 0, nan where all are 0.
+        p: two-sided; nan where t is.
         degrees: of freedom.
     """
 
@@ -50,10 +50,9 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> PairedT | 
         return None
     mean = math.fsum(differences) / count
     variance = math.fsum((one - mean) ** 2 for one in differences) / (count - 1)
-    if variance == 0:
-        t = 0.0 if mean == 0 else math.copysign(math.inf, mean)
-    else:
-        t = mean / math.sqrt(variance / count)
+    if variance == 0 and mean == 0:  # 0/0: without any difference there is no spread to measure one by
+        return PairedT(mean, math.nan, math.nan, count - 1)
+    t = math.copysign(math.inf, mean) if variance == 0 else mean / math.sqrt(variance / count)
     return PairedT(mean, t, student_t_p(t, count - 1), count - 1)
 
 

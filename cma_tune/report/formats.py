@@ -27,7 +27,7 @@ def format_tables(tables: Sequence[Table], form: str) -> str:
     Args:
         tables: of `build_tables`.
         form: "text" (aligned columns), "csv" (one line a figure, see `CSV_COLUMNS`), "markdown", or "latex"
-            (needs the packages booktabs and textcomp).
+            (needs the packages booktabs, graphicx and textcomp; a table longer than a page becomes several).
 
     Raises:
         UserError: there is no such form.
@@ -118,15 +118,14 @@ def _markdown(table: Table) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in notes[:-1]), *notes[-1:]]).rstrip() + "\n"
 
 
-def _latex(table: Table) -> str:
+def _latex(table: Table) -> list[str]:
     best = best_cells(table)
     rows = [
         [(row.name, False), *((text, (number, column) in best) for column, text in enumerate(cells))]
         for number, (row, cells) in enumerate(zip(table.rows, shown_cells(table), strict=True))
     ]
-    columns = "l" + "r" * len(table.columns)
     caption = (f"{table.title}.", *_notes(table, best))
-    return latex_table("table", caption, columns, ("method", *table.columns), rows)
+    return latex_table(caption, 1, ("method", *table.columns), rows)
 
 
 def _notes(table: Table, best: set[tuple[int, int]]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cma_tune.config import ONLY, FewShotConfig, Run
 from cma_tune.errors import UserError
+from cma_tune.method_options import RELEASE_FORM
 from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import Record
 
@@ -64,7 +65,8 @@ class Group:
         weight: λ, or None for zero-shot, for a λ chosen on validation images and for one that goes with the
             shots as the release's does.
         selected: λ was chosen on validation images.
-        release: λ is the release's for the dataset and the shots, and not the same at all of them.
+        release: λ is the release's for the dataset and the shots, in the release's form of the loss, and not
+            the same at all of them.
         settings: everything else that decides the result, except epochs; values as JSON.
         epochs: by shots.
         records: in the order of shots and seeds.
@@ -214,7 +216,7 @@ def _with_release(groups: Iterable[Group]) -> list[Group]:
     kept: list[Group] = []
     by_release: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
-        if group.weight and all(map(_has_release_weight, group.records)):
+        if group.weight and all(map(is_of_release, group.records)):
             kind = (group.learner, tuple(sorted(group.settings.items())))
             by_release.setdefault(kind, []).append(group)
         else:
@@ -230,11 +232,34 @@ def _with_release(groups: Iterable[Group]) -> list[Group]:
     return kept
 
 
-def _has_release_weight(record: Record) -> bool:
+def zero_shot_beside(learned: Record, several: Iterable[Record]) -> Record | None:
+    """The zero-shot record of the same backbone on the same test images, None where none or several are.
+
+    Its templates are those of the dataset that `learned` knew; a saved prompt knows of none.
+    """
+
+    def alike(record: Record) -> list[object]:
+        return [record.dataset.get("split"), *map(record.backbone.get, ("weights", "preprocessing"))]
+
+    found = [r for r in several if r.protocol == "zero-shot" and alike(r) == alike(learned)]
+    if templates := learned.dataset.get("templates"):
+        found = [record for record in found if record.dataset.get("templates") == templates]
+    return found[0] if len({record.run for record in found}) == 1 else None
+
+
+def in_release_form(record: Record) -> bool:
+    """Whether the run had the release's form of the loss, which the published λ belong to."""
+    loss = record.config.get("loss") or {}
+    return all(loss.get(name) == wanted for name, wanted in asdict(RELEASE_FORM).items())
+
+
+def is_of_release(record: Record) -> bool:
+    """Whether λ is the release's for the dataset and the shots, in the release's form of the loss."""
     try:
-        return record.weight == recipe_weight(str(record.config["dataset"]), record.shots)
+        weight = recipe_weight(str(record.config["dataset"]), record.shots)
     except UserError:  # the release has none
         return False
+    return record.weight == weight and in_release_form(record)
 
 
 def _without_repetitions(records: Sequence[Record]) -> Iterable[Record]:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cma_tune.errors import UserError
-from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
-from cma_tune.report.groups import LEARNERS, Group, learner_name
+from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
 from cma_tune.report.tables import Cell, Row, Table
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""
+AVERAGE_OF_H = (
+    "Average H: the harmonic mean of average base and average novel accuracy, as in the literature."
+)
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Method:
         weight: λ, None where it is not one number.
         selected: λ was chosen on validation images.
         variant: settings that tell it from its like.
-        release: λ is the release's, wherever it ran.
+        release: λ is the release's, in its form of the loss, wherever it ran.
         cells: figures over seeds.
         groups: the runs behind it, by dataset and shots.
     """
@@ -99,7 +100,7 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
     for table in tables:
         for row in table.rows:
             for cell in filter(None, row.cells):
-                for name, weight, release in _names(row, cell, table):
+                for name, weight, release in _names(row, cell):
                     one = methods.setdefault(name, _method(name, row.group, weight, release))
                     one.cells[(table.dataset, cell.shots, cell.metric)] = cell
                     one.groups[(table.dataset, cell.shots)] = row.group
@@ -113,25 +114,22 @@ def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
     return Place(protocol, backbone, datasets, shots, sorted(kept, key=_order), untouched, replaced)
 
 
-def _names(row: Row, cell: Cell, table: Table) -> list[tuple[str, float | None, bool]]:
+def _names(row: Row, cell: Cell) -> list[tuple[str, float | None, bool]]:
     """(name, λ, whether it is the release's) of the methods that a figure belongs to."""
     group = row.group
-    weight = group.weight_at(cell.shots)
     names: list[tuple[str, float | None, bool]] = []
     if not group.release:
         names.append((group.name, group.weight, False))
-    of_release = _release_weight(table.dataset, cell.shots)
-    if weight and weight == of_release and not group.selected:
-        suffix = f" ({group.variant})" if group.variant else ""
-        names.append((f"{learner_name(group.learner)} + CMA, λ of the release{suffix}", None, True))
+    runs = [record for record in group.records if record.shots == cell.shots]
+    if group.weight_at(cell.shots) and not group.selected and all(map(is_of_release, runs)):
+        names.append((name_of_release(group.learner, group.variant), None, True))
     return names
 
 
-def _release_weight(dataset: str, shots: int) -> float | None:
-    try:
-        return recipe_weight(dataset, shots) if dataset in RELEASE_WEIGHTS else None
-    except UserError:
-        return None
+def name_of_release(learner: str, variant: str) -> str:
+    """What the method is called with the release's λ at each dataset and shots."""
+    suffix = f" ({variant})" if variant else ""
+    return f"{learner_name(learner)} + CMA, λ of the release{suffix}"
 
 
 def _method(name: str, group: Group, weight: float | None, release: bool) -> Method:
@@ -177,7 +175,7 @@ def average(cells: Sequence[Cell]) -> Cell:
     """The mean over datasets: by seed where all have the same seeds, which gives an interval; else of means.
 
     Args:
-        cells: the same figure, one a dataset; at least one.
+        cells: the same accuracy or similarity, one a dataset; at least one. H has `average_figure`.
     """
     first = cells[0]
     if all(cell.seeds == first.seeds for cell in cells):
@@ -190,17 +188,25 @@ def average(cells: Sequence[Cell]) -> Cell:
 def averages(
     method: Method, datasets: Iterable[str], shots: int, metrics: Sequence[str]
 ) -> Mapping[str, Cell]:
-    """Averages over datasets that have every figure; H is the harmonic mean of the averages, by seed."""
-    rows = [[method.cell(dataset, shots, metric) for metric in metrics] for dataset in datasets]
-    full = [[cell for cell in row if cell] for row in rows if all(row)]
-    if not full:
-        return {}
-    means = {metric: average([row[i] for row in full]) for i, metric in enumerate(metrics)}
-    if {"base_accuracy", "novel_accuracy", "harmonic_mean"} <= means.keys():
+    """Averages over datasets that have every figure; H as `average_figure` has it."""
+    full = [name for name in datasets if all(method.cell(name, shots, metric) for metric in metrics)]
+    found = {metric: average_figure(dict.fromkeys(full, method), shots, metric) for metric in metrics}
+    return {metric: cell for metric, cell in found.items() if cell}
+
+
+def average_figure(methods: Mapping[str, Method], shots: int, metric: str) -> Cell | None:
+    """The average over datasets, of one method at each. None where one of them has no figure.
+
+    H is the harmonic mean of the averages of base and novel accuracy, by seed, as in the literature's tables;
+    the mean of the datasets' H is another number.
+    """
+    if metric == "harmonic_mean":
         from cma_tune.metrics import harmonic_mean  # loads torch
 
-        base, novel = means["base_accuracy"], means["novel_accuracy"]
-        pairs = zip(base.values, novel.values, strict=True)
-        values = tuple(harmonic_mean(b, n) for b, n in pairs)
-        means["harmonic_mean"] = Cell("harmonic_mean", base.shots, values, base.seeds)
-    return means
+        base, novel = (average_figure(methods, shots, f"{half}_accuracy") for half in ("base", "novel"))
+        if base is None or novel is None:
+            return None
+        values = tuple(harmonic_mean(b, n) for b, n in zip(base.values, novel.values, strict=True))
+        return Cell(metric, base.shots, values, base.seeds)
+    cells = [method.cell(dataset, shots, metric) for dataset, method in methods.items()]
+    return average([cell for cell in cells if cell]) if cells and all(cells) else None

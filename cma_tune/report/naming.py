@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from cma_tune.config import backbone_folder
 from cma_tune.records import Record
-from cma_tune.report.groups import Group, learner_name, merged_epochs, shots_text
+from cma_tune.report.groups import Group, is_of_release, learner_name, merged_epochs, shots_text
 
 # Methods may differ in their recipes, but not in what they start from and what they are tested on.
 _BACKBONE_NAMES, _BACKBONE_DIGESTS = ("pretrained", "model_config"), ("weights", "preprocessing")
@@ -57,6 +57,8 @@ def setting_notes(groups: Sequence[Group]) -> list[str]:
         if group.release:
             weights = _by_shots({record.shots: f"{record.weight:g}" for record in group.records})
             notes.append(f"{group.name}: {weights}.")
+        elif group.weight and not group.selected and all(map(is_of_release, group.records)):
+            notes.append(f"{group.name}: λ of the release.")
     versions = _several_versions(groups)
     if versions:
         notes.append(f"Runs were made with different versions: {', '.join(versions)}.")

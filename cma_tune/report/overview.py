@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import Method, Place, averages, places
+from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, averages, places
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
@@ -56,7 +56,9 @@ def few_shot_sheet(place: Place) -> Sheet:
             rows.append((name, *beside, *rest))
     title = f"Few-shot accuracy (%) over datasets: backbone {place.backbone}"
     labels = 2 + len(zero_shot) if place.learned else 1
-    return Sheet(title, headers, tuple(rows), _notes(place, "accuracy"), frozenset(rules), labels, BOLD)
+    averages = frozenset(range(max(rules), len(rows)))
+    notes = _notes(place, "accuracy")
+    return Sheet(title, headers, tuple(rows), notes, frozenset(rules), labels, BOLD, averages)
 
 
 def halves_sheet(place: Place, shots: int) -> Sheet:
@@ -78,7 +80,7 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
     title = f"Base-to-novel accuracy (%) over datasets at {shots_text(shots)}: backbone {place.backbone}"
     notes = (
         *_notes(place, "harmonic_mean"),
-        "H of the averages is the harmonic mean of average base and average novel, as in the literature.",
+        AVERAGE_OF_H,
     )
     return Sheet(
         title,
@@ -88,6 +90,7 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
         frozenset(rules),
         2,
         BOLD,
+        frozenset(range(max(rules), len(rows))),
     )
 
 
@@ -138,6 +141,7 @@ def _notes(place: Place, metric: str) -> tuple[str, ...]:
             notes.append("One seed: no interval.")
     if place.protocol == "base-to-novel" and any(m.release and m.weight is None for m in place.learned):
         notes.append("λ of the release: those of its few-shot runs.")
+    notes += [f"{m.name}: λ of the release." for m in place.learned if m.release and m.weight]
     if place.untouched:
         notes.append(f"Without a learned method, and so left out: {', '.join(place.untouched)}.")
     for method in place.learned:

@@ -61,8 +61,9 @@ _SCATTERS = {
 def overview_figures(tables: Sequence[Table]) -> list[tuple[str, Figure]]:
     """Names and figures: curves averaged from two datasets on, and scatters of them.
 
-    Curves are averaged over datasets that all methods have at all shots of the figure, so that no line mixes
-    other datasets than its neighbours. Scatters show the largest number of shots.
+    Curves are averaged over datasets that all of their methods have at all shots of the figure, so that no
+    line mixes other datasets than its neighbours. Methods with too few datasets are left out of them, and
+    named below. Scatters show the largest number of shots.
     """
     drawn: list[tuple[str, Figure]] = []
     for place in places(tables):
@@ -76,12 +77,8 @@ def overview_figures(tables: Sequence[Table]) -> list[tuple[str, Figure]]:
 
 
 def _average_curves(place: Place) -> Figure | None:
-    common = [
-        dataset
-        for dataset in place.datasets
-        if all(m.cell(dataset, shots, "accuracy") for m in place.learned for shots in _shots(m))
-    ]
-    if len(common) < 2 or not place.learned:
+    averaged, common = _averaged(place)
+    if len(common) < 2:
         return None
     figure, (axes,) = new_figure(1, -(-len(place.methods) // 2))
     for number, method in enumerate(place.zero_shot):
@@ -89,17 +86,48 @@ def _average_curves(place: Place) -> Figure | None:
             style = STYLES[(number + 1) % len(STYLES)]
             axes.axhline(average(cells).mean, color=GREY, linestyle=style, linewidth=1.3, label=method.name)
     seeds: set[int] = set()
-    for number, method in enumerate(place.learned):
+    step = min(0.05, 0.25 / len(averaged))  # side by side, or error bars would hide one another
+    for position, method in enumerate(averaged):
         means = [average(_cells(method, common, shots, "accuracy")) for shots in _shots(method)]
         seeds |= {len(mean.values) for mean in means}
-        step = min(0.05, 0.25 / len(place.learned))  # side by side, or error bars would hide one another
-        shift = 2 ** (step * (number - (len(place.learned) - 1) / 2))
+        shift = 2 ** (step * (position - (len(averaged) - 1) / 2))
+        number = place.learned.index(method)  # its colour in the scatters
         draw_line(axes, [mean.shots * shift for mean in means], means, number, wrapped(method.name, 44))
     shot_axis(axes, place.shots)
     title = f"Few-shot: average over {len(common)} datasets, backbone {place.backbone}"
     bars = "one seed: no intervals" if seeds == {1} else "error bars: 95 % interval of the average over seeds"
+    without = [method.name for method in place.learned if method not in averaged]
+    if without:
+        more = f" and {len(without) - 2} more" if len(without) > 2 else ""
+        bars += "\n" + wrapped(f"left out, not on all datasets: {'; '.join(without[:2])}{more}", 90)
     finish(figure, [axes], title, bars, 2)
     return figure
+
+
+def _averaged(place: Place) -> tuple[list[Method], list[str]]:
+    """Methods and datasets of the average: those that together show the most, at least two of each.
+
+    Methods are added one by one, each the one that leaves the most datasets to all. Where the last ones would
+    take away more than they bring, a λ that ran on one dataset for example, they are left out.
+    """
+    rest = {
+        id(method): (method, [d for d in place.datasets if _has_all(method, d)]) for method in place.learned
+    }
+    methods: list[Method] = []
+    common = list(place.datasets)
+    best: tuple[list[Method], list[str]] = ([], [])
+    while rest:
+        left = {key: [d for d in common if d in datasets] for key, (_, datasets) in rest.items()}
+        key = max(left, key=lambda one: len(left[one]))  # of several, the first in the order of the tables
+        methods, common = [*methods, rest.pop(key)[0]], left[key]
+        more = len(methods) * len(common) >= len(best[0]) * len(best[1])
+        if len(common) >= 2 and (more or len(methods) <= 2):
+            best = methods, common
+    return [method for method in place.learned if method in best[0]], best[1]
+
+
+def _has_all(method: Method, dataset: str) -> bool:
+    return all(method.cell(dataset, shots, "accuracy") for shots in _shots(method))
 
 
 def _shots(method: Method) -> list[int]:

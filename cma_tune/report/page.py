@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cma_tune.files import write_text
 from cma_tune.report.formats import BOLD_NOTE, best_cells, shown_cells
-from cma_tune.report.sheets import Content, Entry, Sheet, shown
+from cma_tune.report.sheets import Content, Entry, Sheet, Span, shown
 from cma_tune.report.tables import Table
 
 STYLE = """
@@ -36,6 +36,7 @@ th[aria-sort=descending] button::after { content: " ▼"; }
 th.label, td.label { text-align: left; }
 tr.rule td { border-top: 1px solid #999; }
 table.sorted tr.rule td { border-top: none; }
+table.sorted tr:not(.average) + tr.average td { border-top: 1px solid #999; }
 tbody tr:last-child td { border-bottom: 2px solid #333; }
 .notes { color: #444; font-size: .83rem; max-width: 70rem; margin: .3rem 0; }
 """
@@ -51,7 +52,8 @@ for (const table of document.querySelectorAll("table")) {
       for (const other of heads) other.removeAttribute("aria-sort");
       head.ariaSort = up ? "ascending" : "descending";
       const key = (row) => row.cells[column].dataset.value;
-      const rows = [...body.rows].sort((a, b) => {
+      const averages = [...body.querySelectorAll("tr.average")];
+      const rows = [...body.querySelectorAll("tr:not(.average)")].sort((a, b) => {
         const x = key(a), y = key(b);
         if (x === "" || y === "") return (x === "") - (y === "");  // nothing stands last, either way
         const words = label || Number.isNaN(Number(x)) || Number.isNaN(Number(y));
@@ -61,7 +63,7 @@ for (const table of document.querySelectorAll("table")) {
       table.classList.add("sorted");
       for (const cell of body.querySelectorAll("td.label"))  // a name stood for the rows below it too
         if (!cell.textContent) cell.textContent = cell.dataset.value;
-      body.append(...rows);
+      body.append(...rows, ...averages);
     });
   }
 }
@@ -79,7 +81,7 @@ def write_page(path: Path, tables: Sequence[Table], sheets: Sequence[Sheet], fig
     """Write the page, atomically.
 
     Tables over datasets and comparisons come first, then figures, then the tables of every dataset. A click
-    on a column's head sorts by it.
+    on a column's head sorts by it; rows over all datasets stay below.
 
     Args:
         path: of the page.
@@ -125,12 +127,15 @@ def _sheet(sheet: Sheet, number: int) -> str:
         sheet.notes_with_bold(),
         labels=sheet.labels,
         rules=sheet.rules,
+        averages=sheet.averages,
     )
 
 
 def _cell(content: Content, name: str | None) -> _Cell:
     if isinstance(content, Entry):
         return _Cell(content.text(), repr(content.value), content.best)
+    if isinstance(content, Span):
+        return _Cell(content.text(), repr(content.low))
     if content is None:
         return _Cell(shown(content), "")
     return _Cell(content, content if name is None else name)
@@ -156,6 +161,7 @@ def _html(
     notes: Sequence[str],
     labels: int = 1,
     rules: frozenset[int] = frozenset(),
+    averages: frozenset[int] = frozenset(),
 ) -> str:
     def kind(column: int) -> str:
         return ' class="label"' if column < labels else ""
@@ -171,16 +177,13 @@ def _html(
             f"{'<b>' if cell.best else ''}{escape(cell.text)}{'</b>' if cell.best else ''}</td>"
             for j, cell in enumerate(row)
         )
-        lines.append(_row(cells, i in rules))
+        kinds = " ".join(["rule"] * (i in rules) + ["average"] * (i in averages))
+        lines.append(f'<tr class="{kinds}">{cells}</tr>' if kinds else f"<tr>{cells}</tr>")
     said = "".join(f'<p class="notes">{escape(note)}</p>' for note in notes)
     return (
         f'<section id="t{number}"><div class="scroll"><table><caption>{escape(title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{said}</section>\n"
     )
-
-
-def _row(cells: str, rule: bool) -> str:
-    return f'<tr class="rule">{cells}</tr>' if rule else f"<tr>{cells}</tr>"
 
 
 def _image(path: Path) -> str:

@@ -11,7 +11,7 @@ from cma_tune.predictions import load_predictions
 from cma_tune.records import Record
 from cma_tune.report.groups import shots_text
 from cma_tune.report.methods import Method, Place, places
-from cma_tune.report.sheets import Content, Entry, Sheet
+from cma_tune.report.sheets import Content, Entry, Sheet, Span
 from cma_tune.report.tables import Table
 
 METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
@@ -29,7 +29,11 @@ NOTES = (
     "over the test images of one run; its interval is a paired bootstrap over these images (10,000 "
     "samples), and tells nothing of other seeds.",
     "p is two-sided and not corrected for the number of tests. With n pairs the sign test can't go below "
-    "2^(1−n): 0.25 for three seeds. Where all differences are the same, t has no p.",
+    "2^(1−n): 0.25 for three seeds. Where all differences are the same, or 0, t has no p.",
+)
+MEAN_OF_H = (
+    "H over datasets is what the tests pair, the mean of the datasets' H; the average H of the other tables "
+    "is the harmonic mean of average base and novel accuracy."
 )
 
 
@@ -125,7 +129,13 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
         return None
     headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
     title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
-    return Sheet(title + place.backbone, headers, tuple(rows), NOTES, frozenset(rules), 3)
+    notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
+    if any(row[2] == "paired t over datasets" and str(row[1]).startswith("H,") for row in rows):
+        notes.append(MEAN_OF_H)
+    over = frozenset(number for number, row in enumerate(rows) if str(row[0]).startswith("all "))
+    return Sheet(
+        title + place.backbone, headers, tuple(rows), tuple(notes), frozenset(rules), 3, averages=over
+    )
 
 
 def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
@@ -153,8 +163,8 @@ def _over(
     test, count = paired_t_test(first, second), str(len(values))
     if test is None:
         return [(dataset, at, f"one {what[:-1]}, no test", count, *means, difference, None, None)]
-    # Differences that are the same to rounding have no spread to measure their mean by.
-    p = None if abs(test.t) > 1e9 else _p(test.p)
+    # Differences that are the same to rounding, or all 0, have no spread to measure their mean by.
+    p = _p(test.p) if abs(test.t) < 1e9 else None
     return [
         (dataset, at, f"paired t over {what}", count, *means, difference, None, p),
         (dataset, at, f"sign over {what}", count, *means, difference, None, _p(sign_test(first, second))),
@@ -183,14 +193,13 @@ def _images(
     if first.dataset.get("split") != second.dataset.get("split") or not before[:, 1].equal(after[:, 1]):
         return None  # other test images
     test = image_test(before[:, 0] == before[:, 1], after[:, 0] == after[:, 1])
-    low, high = (Entry(value, signed=True).text() for value in (test.low, test.high))
     seed = max(first.seed, second.seed)
     figures = (
         Entry(first.figures[metric]),
         Entry(second.figures[metric]),
         Entry(test.difference, signed=True),
     )
-    return (f"McNemar, seed {seed}", str(test.images), *figures, f"{low} to {high}", _p(test.p))
+    return (f"McNemar, seed {seed}", str(test.images), *figures, Span(test.low, test.high), _p(test.p))
 
 
 def _p(p: float) -> Entry:

@@ -9,8 +9,8 @@ from functools import cache
 from importlib import resources
 
 from cma_tune.errors import UserError
-from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import Method, Place, average, places
+from cma_tune.report.groups import in_release_form, shots_text
+from cma_tune.report.methods import Method, Place, average, name_of_release, places
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import Cell, Table
 
@@ -21,6 +21,7 @@ NAMES = {"zero_shot": "Zero-shot", "coop": "CoOp", "coop_cma": "CoOp + CMA"}
 HEADERS = ("dataset", "method", "ours", "paper", "difference", "outside both")
 OUTSIDE, INSIDE = "yes", "no"
 DIFFERS, EQUAL = "differs", "equal"
+FORM = "form of the loss (reduction=mean, normalize=true), which the paper's table is taken to use"
 FEWEST = 3
 """Seeds, which the paper has too: an interval over two is hardly one."""
 ROUNDING = 0.005 + 1e-9
@@ -72,8 +73,8 @@ def _interval(row: dict[str, str]) -> float | None:
 def against_paper(tables: Sequence[Table]) -> list[Sheet]:
     """Ours beside the paper's for every figure that both have.
 
-    CoOp + CMA few-shot is compared where our λ is the release's. Averages are compared where all datasets of
-    the paper are there.
+    CoOp + CMA few-shot is compared where our λ is the release's, in its form of the loss. Averages are
+    compared where all datasets of the paper are there.
 
     Raises:
         UserError: there is none.
@@ -83,7 +84,7 @@ def against_paper(tables: Sequence[Table]) -> list[Sheet]:
         names = ", ".join(sorted({one.dataset for one in published("few-shot")} - {"average"}))
         raise UserError(
             "Expected few-shot or base-to-novel records (16 shots) of the paper's datasets for --against "
-            f"paper ({names}), got none; report another folder."
+            f"paper ({names}; CoOp + CMA few-shot with --weights recipe), got none; report another folder."
         )
     return sheets
 
@@ -101,14 +102,17 @@ def _sheet(place: Place) -> Sheet | None:
             if rows and theirs.dataset != last:
                 rules.add(len(rows))
             last = theirs.dataset
-            rows.append(_row(theirs, method, cell, _same_backbone(place)))
+            comparable = _same_backbone(place) and _same_form(method, theirs.dataset)
+            rows.append(_row(theirs, method, cell, comparable))
     if not rows:
         return None
     figure = "accuracy" if place.protocol == "few-shot" else "novel accuracy"
     title = (
         f"{place.protocol.capitalize()} {figure} (%) against the paper's Table 1: backbone {place.backbone}"
     )
-    return Sheet(title, HEADERS, tuple(rows), tuple(_notes(place)), frozenset(rules), 2, BOLD)
+    averages = frozenset(number for number, row in enumerate(rows) if row[0] == "average")
+    notes = tuple(_notes(place))
+    return Sheet(title, HEADERS, tuple(rows), notes, frozenset(rules), 2, BOLD, averages)
 
 
 def _notes(place: Place) -> Iterable[str]:
@@ -128,11 +132,24 @@ def _notes(place: Place) -> Iterable[str]:
     elif "openai" not in place.backbone.split():
         yield f"The paper's {backbone} has OpenAI's weights."
     if place.protocol == "few-shot":
-        yield "CoOp + CMA: λ of the authors' release, which the paper's table is taken to use."
+        yield f"CoOp + CMA: λ of the authors' release in its {FORM}."
+        others = [
+            m.name for m in place.learned if m.learner == "coop" and not m.selected and not _same_form(m)
+        ]
+        if others:
+            yield f"Left out, in another form of the loss: {'; '.join(others)}."
+    else:
+        yield f"CoOp + CMA is judged in the release's {FORM}: elsewhere the same λ weighs another penalty."
 
 
 def _same_backbone(place: Place) -> bool:
     return place.backbone.split()[0].removesuffix("-quickgelu") == BACKBONES[place.protocol]
+
+
+def _same_form(method: Method, dataset: str = "average") -> bool:
+    """Whether the runs on the dataset, or on all, had no penalty or the release's form of it."""
+    groups = [group for (name, _), group in method.groups.items() if dataset in (name, "average")]
+    return not any(r.weight and not in_release_form(r) for group in groups for r in group.records)
 
 
 def _counterparts(place: Place, theirs: Published) -> list[Method]:
@@ -158,10 +175,11 @@ def _ours(place: Place, method: Method, theirs: Published, metric: str) -> Cell 
 def _row(theirs: Published, method: Method, cell: Cell, comparable: bool) -> tuple[Content, ...]:
     difference = cell.mean - theirs.accuracy
     outside = _verdict(cell, theirs, difference) if comparable else None
+    name = name_of_release(method.learner, method.variant) if theirs.method == "coop_cma" else method.name
     at = f", {shots_text(theirs.shots)}" if theirs.shots and method.learner != "zero_shot" else ""
     return (
         theirs.dataset,
-        f"{method.name}{at}",
+        f"{name}{at}",
         Entry(cell.mean, cell.interval),
         Entry(theirs.accuracy, theirs.interval),
         Entry(difference, signed=True, best=outside in (OUTSIDE, DIFFERS)),

@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cma_tune.errors import UserError
 from cma_tune.report.escapes import markdown_escaped
 from cma_tune.report.latex import latex_table, latex_tables
 
@@ -44,7 +43,19 @@ class Entry:
         return f"{number}{spread}{f' {self.note}' if self.note else ''}"
 
 
-Content = str | Entry | None
+@dataclass(frozen=True)
+class Span:
+    """An interval by its two ends, both shown with their sign."""
+
+    low: float
+    high: float
+
+    def text(self) -> str:
+        """As a reader sees it: ``−1.50 to +0.00``."""
+        return f"{Entry(self.low, signed=True).text()} to {Entry(self.high, signed=True).text()}"
+
+
+Content = str | Entry | Span | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Sheet:
         rules: rows above which a line separates what stands before.
         labels: how many leading columns hold names.
         bold: sentence on what bold figures are, for the forms that have bold.
+        averages: rows over all datasets, which stay below the others however these are sorted.
     """
 
     title: str
@@ -68,6 +80,7 @@ class Sheet:
     rules: frozenset[int] = frozenset()
     labels: int = 1
     bold: str = ""
+    averages: frozenset[int] = frozenset()
 
     def notes_with_bold(self) -> tuple[str, ...]:
         """The notes of a form that has bold."""
@@ -84,11 +97,7 @@ def shown(content: Content) -> str:
 
 
 def format_sheets(sheets: Sequence[Sheet], form: str) -> str:
-    """All sheets as "text", "markdown" or "latex"; as "csv", sheets of the same columns under one header.
-
-    Raises:
-        UserError: sheets of different columns as csv.
-    """
+    """All sheets as "text", "markdown" or "latex"; as "csv", see `_csv`."""
     forms: dict[str, Callable[[Sequence[Sheet]], str]] = {
         "text": lambda several: "\n".join(map(_text, several)),
         "markdown": lambda several: "\n".join(map(_markdown, several)),
@@ -96,6 +105,14 @@ def format_sheets(sheets: Sequence[Sheet], form: str) -> str:
         "csv": _csv,
     }
     return forms[form](sheets)
+
+
+def _csv(sheets: Sequence[Sheet]) -> str:
+    """Sheets of the same columns under one header; an empty line stands before every other header."""
+    by_headers: dict[tuple[str, ...], list[Sheet]] = {}
+    for sheet in sheets:
+        by_headers.setdefault(sheet.headers, []).append(sheet)
+    return "\n".join(_csv_of(headers, several) for headers, several in by_headers.items())
 
 
 def _text(sheet: Sheet) -> str:
@@ -121,47 +138,58 @@ def _markdown(sheet: Sheet) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in notes[:-1]), *notes[-1:]]).rstrip() + "\n"
 
 
-def _latex(sheet: Sheet) -> str:
-    columns = "l" * sheet.labels + "r" * (len(sheet.headers) - sheet.labels)
+def _latex(sheet: Sheet) -> list[str]:
     rows = [[(shown(entry), _is_best(entry)) for entry in row] for row in sheet.rows]
     caption = (f"{sheet.title}.", *sheet.notes_with_bold())
-    return latex_table("table*", caption, columns, sheet.headers, rows, sheet.rules)
+    return latex_table(caption, sheet.labels, sheet.headers, rows, sheet.rules, over_columns=True)
 
 
-def _csv(sheets: Sequence[Sheet]) -> str:
-    """Figures in full, intervals and notes in columns of their own where a column has any."""
-    headers = {sheet.headers for sheet in sheets}
-    if len(headers) > 1:
-        raise UserError(
-            f"Expected tables of the same columns for csv, got {len(headers)} kinds; "
-            "choose another --format, or one table at a time."
-        )
-    rows = [row for sheet in sheets for row in sheet.rows]
-    entries = [
-        [row[i] for row in rows if isinstance(row[i], Entry)] for i in range(len(next(iter(headers), ())))
-    ]
-    with_interval = [any(e.interval is not None for e in column) for column in entries]  # type: ignore[union-attr]
-    with_note = [any(e.note for e in column) for column in entries]  # type: ignore[union-attr]
+def _csv_of(headers: Sequence[str], sheets: Sequence[Sheet]) -> str:
+    """Figures in full; intervals, ends of intervals and notes in columns of their own where there are any."""
+    columns = [[row[i] for sheet in sheets for row in sheet.rows] for i in range(len(headers))]
+    shapes = [_Shape.of(column) for column in columns]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    for header in headers:
-        names = ["table"]
-        for i, name in enumerate(header):
-            names += [name, *([f"{name} interval"] if with_interval[i] else [])]
-            names += [f"{name} note"] if with_note[i] else []
-        writer.writerow(names)
+    names = [name for header, shape in zip(headers, shapes, strict=True) for name in shape.names(header)]
+    writer.writerow(["table", *names])
     for sheet in sheets:
         for row in sheet.rows:
-            line: list[object] = [sheet.title]
-            for i, entry in enumerate(row):
-                figure = entry if isinstance(entry, Entry) else None
-                line.append(entry.value if isinstance(entry, Entry) else entry or "")
-                if with_interval[i]:
-                    line.append("" if figure is None or figure.interval is None else figure.interval)
-                if with_note[i]:
-                    line.append(figure.note if figure else "")
-            writer.writerow(line)
+            fields = [
+                field for content, shape in zip(row, shapes, strict=True) for field in shape.fields(content)
+            ]
+            writer.writerow([sheet.title, *fields])
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Which columns of a CSV file one column of sheets takes."""
+
+    interval: bool
+    note: bool
+    ends: bool
+
+    @classmethod
+    def of(cls, column: Sequence[Content]) -> _Shape:
+        entries = [content for content in column if isinstance(content, Entry)]
+        return cls(
+            interval=any(entry.interval is not None for entry in entries),
+            note=any(entry.note for entry in entries),
+            ends=any(isinstance(content, Span) for content in column),
+        )
+
+    def names(self, header: str) -> list[str]:
+        if self.ends:
+            return [f"{header} low", f"{header} high"]
+        return [header, *([f"{header} interval"] * self.interval), *([f"{header} note"] * self.note)]
+
+    def fields(self, content: Content) -> list[object]:
+        if self.ends:
+            return [content.low, content.high] if isinstance(content, Span) else ["", ""]
+        if not isinstance(content, Entry):
+            return [content or "", *([""] * (self.interval + self.note))]
+        interval = "" if content.interval is None else content.interval
+        return [content.value, *([interval] * self.interval), *([content.note] * self.note)]
 
 
 def _is_best(content: Content) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cma_tune.errors import UserError
 from cma_tune.records import Record
-from cma_tune.report.groups import Group, group_records, shots_text
+from cma_tune.report.groups import Group, group_records, shots_text, zero_shot_beside
 from cma_tune.report.naming import backbone_of, name_groups, setting_notes, shown_backbones
 
 BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
@@ -148,13 +148,14 @@ def build_tables(records: Iterable[Record]) -> list[Table]:
         if place in few_shot:
             tables += _few_shot_tables(few_shot[place], *place)
         # Zero-shot needs no shots: where it was measured on both halves, it stands beside each of them.
-        zero_shot = [r for r in few_shot.get(place, []) if r.protocol == "zero-shot"]
-        beside = [r for r in zero_shot if "base_accuracy" in r.figures]
+        beside = [
+            r for r in few_shot.get(place, []) if r.protocol == "zero-shot" and "base_accuracy" in r.figures
+        ]
         for shots, members in sorted(base_to_novel.get(place, {}).items()):
             tables += _base_to_novel_tables([*beside, *members], *place, shots)
     alike = Counter(place[:-1] for place in transfers)
     return tables + [
-        _transfer_table(several, *place, named=alike[place[:-1]] > 1)
+        _transfer_table(several, few_shot.get(place[1:3], []), *place, named=alike[place[:-1]] > 1)
         for place, several in sorted(transfers.items())
     ]
 
@@ -200,6 +201,7 @@ def _base_to_novel_tables(records: Sequence[Record], dataset: str, backbone: str
 
 def _transfer_table(
     records: Sequence[Record],
+    on_source: Sequence[Record],
     protocol: str,
     dataset: str,
     backbone: str,
@@ -209,7 +211,7 @@ def _transfer_table(
 ) -> Table:
     """What was learned on one dataset, on all targets; zero-shot, which the records hold too, beside it.
 
-    With `named`, the title names the targets.
+    Zero-shot on the source is among `on_source`, if anywhere. With `named`, the title names the targets.
     """
     groups = name_groups(group_records(records))
     others = [name for name in targets if name != dataset]
@@ -218,6 +220,8 @@ def _transfer_table(
     columns["mean_accuracy"] = "mean of targets"
     plain = Group("zero_shot", None, False, {}, {}, (records[0],))
     beside = [records[0].figures.get(f"zero_shot_{metric}") for metric in columns]
+    if beside[0] is None and (same := zero_shot_beside(records[0], on_source)):
+        beside[0] = same.figures["accuracy"]
     cells = [None if v is None else Cell(m, 0, (v,), (0,)) for m, v in zip(columns, beside, strict=True)]
     rows = [Row(plain.name, plain, tuple(cells))] if any(cells) else []
     rows += [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in columns)) for g in groups]

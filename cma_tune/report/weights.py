@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cma_tune.report.groups import learner_name, shots_text
-from cma_tune.report.methods import Method, Place, average
+from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, average_figure
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import Cell
 
@@ -85,7 +85,10 @@ def _sheet(place: Place, family: Family, shots: int, metric: str, shown: str) ->
     ]
     if len(cells) < 2 or len(everywhere) < 2:
         return None
-    means = {w: average([by_weight[w] for by_weight in cells.values()]) for w in everywhere}
+    averaged = {
+        w: average_figure(dict.fromkeys(cells, family.by_weight[w]), shots, metric) for w in everywhere
+    }
+    means = {w: cell for w, cell in averaged.items() if cell}
     single = best(means)
     weights = sorted({w for by_weight in cells.values() for w in by_weight})
     chosen = {d: family.selected.cell(d, shots, metric) for d in cells} if family.selected else {}
@@ -102,15 +105,16 @@ def _sheet(place: Place, family: Family, shots: int, metric: str, shown: str) ->
                 _entry(by_validation, _chosen(family, dataset, shots)) if by_validation else None,
             )
         )
-    bests = average([by_weight[best(by_weight)] for by_weight in cells.values()])
-    fair = [cell for cell in chosen.values() if cell]
+    own_best = {dataset: family.by_weight[best(by_weight)] for dataset, by_weight in cells.items()}
+    bests = average_figure(own_best, shots, metric)
+    fair = average_figure(dict.fromkeys(cells, family.selected), shots, metric) if family.selected else None
     rows.append(
         (
             f"average over {len(cells)}",
             *(_entry(means[w], best=w == single) if w in means else None for w in weights),
             _entry(means[single]),
-            _entry(bests),
-            _entry(average(fair)) if fair and len(fair) == len(cells) else None,
+            _entry(bests) if bests else None,
+            _entry(fair) if fair else None,
         )
     )
     headers = ("dataset", *(f"λ={w:g}" for w in weights), f"best single λ={single:g}", "best λ per dataset")
@@ -119,9 +123,10 @@ def _sheet(place: Place, family: Family, shots: int, metric: str, shown: str) ->
         title + place.backbone,
         (*headers, "λ by validation"),
         tuple(rows),
-        NOTES,
+        (*NOTES, *((AVERAGE_OF_H,) if metric == "harmonic_mean" else ())),
         frozenset({len(rows) - 1}),
         bold="Bold: the highest mean over the λ.",
+        averages=frozenset({len(rows) - 1}),
     )
     return sheet if any(chosen.values()) else _without_last_column(sheet)
 
