@@ -12,7 +12,7 @@ from pathlib import Path
 
 from method_rows import Cell, Cost, Row, read_costs, read_rows
 
-from cma_tune.metrics.significance import paired_t_test
+from cma_tune.metrics.significance import PairedT, paired_t_test
 from cma_tune.report.groups import learner_name
 
 METRICS = {"few-shot": ("accuracy",), "base-to-novel": ("base_accuracy", "novel_accuracy", "harmonic_mean")}
@@ -78,13 +78,12 @@ def _against(plain: Mapping[int, float], chosen: Mapping[int, float], rows: Sequ
     which = ", ".join(f"{row.weight:g}" for row in rows if row.selected)
     if test is None:
         return [interval(after), which, f"{after[0] - before[0]:+.2f}", "–"]
-    # Where all differences are the same there is no spread to measure their mean by.
-    p = (
-        f"{test.p:.3f}"
-        if math.isfinite(test.t) and any(a != b for a, b in zip(before, after, strict=True))
-        else "–"
-    )
-    return [interval(after), which, f"{test.difference:+.2f}", p]
+    return [interval(after), which, f"{test.difference:+.2f}", p_text(test)]
+
+
+def p_text(test: PairedT) -> str:
+    """p, or nothing where all differences are the same: there is no spread to measure their mean by."""
+    return f"{test.p:.3f}" if math.isfinite(test.t) else "–"
 
 
 def fixed(cells: Mapping[Cell, list[Row]]) -> str:
@@ -106,9 +105,7 @@ def fixed(cells: Mapping[Cell, list[Row]]) -> str:
                     after.append(other[seed])
             test = paired_t_test(before, after) if before else None
             wins = sum(a > b for a, b in zip(after, before, strict=True))
-            line += (
-                [f"{test.difference:+.2f}", f"{wins}/{len(after)}", f"{test.p:.3f}"] if test else ["–"] * 3
-            )
+            line += [f"{test.difference:+.2f}", f"{wins}/{len(after)}", p_text(test)] if test else ["–"] * 3
         lines.append(line)
     headers = [text for weight in every for text in (f"λ = {weight:g} less λ = 0", "higher in", "p")]
     return table(["method", *headers], lines)
