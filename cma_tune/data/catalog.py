@@ -233,6 +233,12 @@ def check_templates(templates: Iterable[str]) -> None:
             )
 
 
+AIRCRAFT_PARTS = {part: f"images_variant_{part}.txt" for part in ("train", "val", "test")}
+"""FGVC Aircraft's list of each part."""
+
+LISTS = {"fgvc_aircraft": ("variants.txt", *AIRCRAFT_PARTS.values())}
+"""Files in a dataset's folder that are its split and come with its images."""
+
 IMAGES_FROM = {
     "caltech101": "https://data.caltech.edu/records/mzrjq-6wc02",
     "oxford_pets": "https://www.robots.ox.ac.uk/~vgg/data/pets/",
