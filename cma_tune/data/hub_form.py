@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
@@ -21,9 +21,6 @@ from cma_tune.data.splits import Item, Split, check_split
 from cma_tune.data.tables import TableImages, label_values, open_table, texts_of, with_columns, with_images
 from cma_tune.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 PREFIX = "hub:"
 """A data root that begins so means the Hub's form: ``hub:`` or ``hub:FOLDER_OR_REPOSITORY``."""
 
@@ -35,21 +32,12 @@ class KeyedImages(TableImages):
         super().__init__(parts, column)
         self._rows = rows
 
-    def load(self, key: str) -> Image:
-        """Decode the image of `key` as RGB; see `TableImages.load`."""
-        return super().load(self._rows[key])
+    def _place(self, key: str) -> tuple[str, int]:
+        return super()._place(self._rows[key])
 
     def fingerprint(self, key: str) -> str:
         """The table's fingerprint, the column, and the row."""
-        return f"{super().fingerprint(self._rows[key])}-{self._rows[key]}"
-
-    def digest(self, key: str) -> bytes:
-        """Of the row's encoded image; see `TableImages.digest`."""
-        return super().digest(self._rows[key])
-
-    def size(self, key: str) -> int | None:
-        """Of the row's encoded image; see `TableImages.size`."""
-        return super().size(self._rows[key])
+        return f"{super().fingerprint(key)}-{self._rows[key]}"
 
 
 def is_hub_root(root: Path) -> bool:
