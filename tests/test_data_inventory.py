@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import datasets
 import pytest
 
 from cma_tune.cli import main
-from cma_tune.data.catalog import ENTRIES
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
 from cma_tune.data.inventory import check_dataset
 from cma_tune.data.miniature import write_miniature
 
@@ -146,14 +147,24 @@ def test_a_broken_split_file_does_not_end_a_check(root: Path, capsys: pytest.Cap
     (root / IMAGES / "River/River_1.jpg").unlink()
     (root / SPLIT).write_text("{")
     found = wrong_lines(root)
-    assert found["split file"] == "can't be read as JSON"
+    where = (
+        f"get it from https://drive.google.com/file/d/{ENTRIES['eurosat'].split_drive_id} and put it there"
+    )
+    assert found["split file"] == f"can't be read as JSON; {where}"
     assert found["image files"] == "49" and found["damaged images"] == "1 (first: Forest/Forest_5.jpg)"
     assert len(found) == 3  # counts of nothing would only say it again
     (root / SPLIT).unlink()
     with pytest.raises(SystemExit) as exit_code:
         main(["data", "check", "eurosat", "--data-root", str(root)])
     assert exit_code.value.code == 1
-    assert f"missing at {root}/{SPLIT}" in capsys.readouterr().out
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("split file"))
+    assert re.split(" {2,}", line)[1:] == [
+        "wrong", "split_zhou_EuroSAT.json", f"missing at {root}/{SPLIT}; {where}"
+    ]  # fmt: skip
+    shutil.rmtree(root / IMAGES)
+    (images,) = (f for f in check_dataset("eurosat", root) if f.what == "image folder")
+    assert (images.expected, images.state) == ("2750", "wrong")
+    assert images.found == f"missing at {root}/{IMAGES}; get the images from {IMAGES_FROM['eurosat']}"
 
 
 def test_rows_of_another_form_are_counted_beside_the_rest(root: Path) -> None:
