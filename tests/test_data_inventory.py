@@ -211,10 +211,23 @@ def test_status_says_what_is_there(whole: Path, tmp_path: Path, capsys: pytest.C
 
 def test_list_says_where_everything_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "list"])
-    out = capsys.readouterr().out
-    for entry in ENTRIES.values():
-        assert f"DATA_ROOT/{entry.folder}" in out and (entry.split_drive_id or "") in out
-    assert "timm/eurosat-rgb (--data-root hub:)" in out
+    rows = capsys.readouterr().out.splitlines()[1:-1]
+    assert [row.split()[0] for row in rows] == list(ENTRIES)
+    assert rows[-6].split() == ["eurosat", "10", "13,500/5,400/8,100", *ENTRIES["eurosat"].template.split()]
+    shown = {}
+    for name, entry in ENTRIES.items():
+        main(["data", "list", name])
+        out = shown[name] = capsys.readouterr().out
+        assert f"{name}: {entry.classes} classes" in out and IMAGES_FROM[name] in out
+        assert f"into DATA_ROOT/{entry.folder}" in out and (entry.split_drive_id or "") in out
+    assert "timm/eurosat-rgb (--data-root hub:)" in shown["eurosat"]
+    lists = ["variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test"))]
+    assert (
+        f"{', '.join(lists)}, which come with the images\n            into DATA_ROOT/fgvc_aircraft\n"
+        in (shown["fgvc_aircraft"])
+    )
+    assert "into DATA_ROOT/imagenet/images\n            with train/ and val/ in it" in shown["imagenet"]
+    assert "DATA_ROOT/imagenet/classnames.txt if it is there" in shown["imagenet"]
 
 
 def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +244,8 @@ def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["data"], "Expected 'cma-tune data' and one of list, status"),
         (["data", "chekc", "dtd"], "got 'chekc' (did you mean 'check'?)"),
+        (["data", "list", "dttd"], "(did you mean 'dtd'?)"),
+        (["data", "list", "dtd", "x"], "Expected 'cma-tune data list [NAME]', got"),
         (["data", "check"], "Expected 'cma-tune data check NAME', got 'cma-tune data check'"),
         (["data", "miniature", "dtd"], "Expected 'cma-tune data miniature NAME OUT', got"),
         (["data", "miniature", "dtd", "x", "--per-class", "1,2"], "Expected three numbers in --per-class"),

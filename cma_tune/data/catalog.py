@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,20 +216,6 @@ def check_dataset_name(name: str) -> None:
             f"Expected a dataset out of {', '.join(known_names())}, or folder:PATH, csv:FILE, hub:REPO, "
             f"got '{name}'{nearest(name, known_names())}."
         )
-
-
-def check_templates(templates: Iterable[str]) -> None:
-    """Check prompt templates: one ``{}`` each, for the class name, and no other braces.
-
-    Raises:
-        UserError: naming the first template of another form.
-    """
-    for template in templates:
-        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-            raise UserError(
-                f"Expected one '{{}}' for the class name and no other braces in a template, "
-                f"got '{template}'; write it like '{_PHOTO}'."
-            )
 
 
 AIRCRAFT_PARTS = {part: f"images_variant_{part}.txt" for part in ("train", "val", "test")}

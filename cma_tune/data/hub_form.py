@@ -104,13 +104,7 @@ def hub_place(entry: CatalogEntry, root: Path) -> tuple[Path, str]:
     base = Path(text or "data").expanduser()
     if text and (base / entry.name).is_dir():
         return base, str(base / entry.name)
-    if (
-        text
-        and base.is_dir()
-        and any((base / file).is_file() for file in ("dataset_dict.json", "state.json"))
-    ):
-        return base, str(base)
-    if text and base.is_dir() and next(base.rglob("*.parquet"), None) is not None:
+    if text and is_table(base):
         return base, str(base)
     if text and not base.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         return Path("data"), text
@@ -126,6 +120,14 @@ def hub_place(entry: CatalogEntry, root: Path) -> tuple[Path, str]:
             f"a table of your own with --data-root hub:FOLDER."
         )
     return base, repo
+
+
+def is_table(folder: Path) -> bool:
+    """Whether a folder is a table itself; those of the catalogue's datasets below it are their own."""
+    if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return True
+    files = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
+    return any(file.parts[0] not in ENTRIES for file in files)
 
 
 def _adapted(form: HubForm, options: SourceOptions, table: Mapping[str, Any]) -> SourceOptions:

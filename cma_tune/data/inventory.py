@@ -18,8 +18,9 @@ from cma_tune.data.hub_form import KeyedImages, hub_place, is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.listings import images_below
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.data.splits import SHARED, TWICE, Item, Split
-from cma_tune.data.survey import SINGLE, other_names, some_of, survey
+from cma_tune.data.survey import SINGLE, Shortfalls, other_names, some_of, survey
 from cma_tune.errors import UserError
 
 SAMPLE = 200
@@ -91,6 +92,27 @@ def check_dataset(
     )
 
 
+def hub_shortfalls(entry: CatalogEntry, root: Path) -> Shortfalls:
+    """What a table of a dataset in the Hub's form lacks against the repository's or the catalogue's counts.
+
+    A miniature is held against its own sizes. Nothing is decoded.
+
+    Raises:
+        UserError: the table can't be opened, or is not the dataset's at all.
+    """
+    found = survey(entry.name, root)
+    if found.dataset is None:
+        return Shortfalls(found.texts())
+    wrong = [one for one in _against_catalogue(entry.name, root, found.dataset) if one.state == "wrong"]
+    texts = [f"{one.what}: {one.found}" + _instead_of(one.expected) for one in wrong]
+    sizes = tuple(map(len, found.dataset.split.parts().values()))
+    return Shortfalls([*found.texts(), *texts], sizes=sizes)
+
+
+def _instead_of(expected: str) -> str:
+    return "" if expected == "none" else f" instead of {expected}"
+
+
 def _leaves(root: Path, key: str) -> bool:
     """Whether a file's path leads out of its folder, as it may in a CSV."""
     return not Path(os.path.abspath(root / key)).is_relative_to(os.path.abspath(root))
@@ -103,6 +125,9 @@ def _last_of_each(findings: Iterable[Finding]) -> list[Finding]:
 
 def _fault(name: str, what: str, where: Sequence[str]) -> Finding:
     """A fault of the form; of what there should be one of, its name and where to get it."""
+    own = own_entries().get(name)
+    if what == "split file" and own is not None and own.split_file is not None:
+        return Finding(what, Path(own.split_file).name, where[0], "wrong")
     if name not in ENTRIES or what not in SINGLE:
         return _of_none(what, where)
     entry = ENTRIES[name]

@@ -183,7 +183,7 @@ def _listed(
             "image folder",
             [f"{folder}: {error.strerror}"],
             f"Expected a folder per class of '{entry.name}' in {folder}, but it can't be read "
-            f"({error.strerror}); get the images from the source 'cma-tune data list' shows.",
+            f"({error.strerror}); get the images from the source 'cma-tune data list {entry.name}' shows.",
         )
         return []
     absent = [name for name in label_of if name not in present]
