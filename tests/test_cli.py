@@ -50,7 +50,12 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         ),
         ("report", "report FOLDER [options]", ["FOLDER  folder with records."], "--folder"),
         ("export", "export PROMPT OUTPUT [options]", ["PROMPT  folder or Hub", "OUTPUT  new f"], "--output"),
-        ("features", "features ACTION [options]", ["ACTION  what to do: build, list, verify, prune\n"], "--action"),
+        (
+            "features",
+            "features ACTION [options]",
+            ["ACTION  what to do: build, list, verify, prune\n"],
+            "--action",
+        ),
     ],
 )
 def test_help_shows_positional_arguments_as_they_are_typed(
