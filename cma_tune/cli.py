@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cma_tune.commands import COMMANDS
@@ -23,6 +25,8 @@ EPILOG = """examples:
   accelerate launch --num_processes 2 -m cma_tune base-to-novel --dataset shapes --weights 0,0.1,0.5
   cma-tune report runs --format markdown
 """
+
+CATALOG_HELP = "Every command takes --catalog FILE.yaml: datasets of your own by name."
 
 CATALOG_VARIABLE = "CMA_TUNE_CATALOG"
 """Names the YAML file of own datasets; `cma_tune.data.own_catalog` reads it."""
@@ -95,17 +99,31 @@ def _without_catalog(arguments: list[str]) -> list[str]:
 
 
 def _help() -> str:
+    about = {name: (command.config.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
     lines = ["usage: cma-tune COMMAND [options]", "", "Adapt CLIP with few labels.", "", "commands:"]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:14} {(command.config.__doc__ or '').splitlines()[0]}")
     lines += [
+        _two_columns(about),
         "",
         "'cma-tune COMMAND --help' lists its options, '--print_config' prints them as YAML.",
-        "Every command takes --catalog FILE.yaml: datasets of your own by name.",
+        CATALOG_HELP,
         "",
         EPILOG,
     ]
     return "\n".join(lines).rstrip()
+
+
+def _two_columns(about: Mapping[str, str]) -> str:
+    width = max(map(len, about))
+    return "\n".join(f"  {name:{width}}  {what}" for name, what in about.items())
+
+
+def _about(action: Action) -> str:
+    """What an option takes, in one line, without its type's name."""
+    text = re.sub(r" \((required, )?type: .*", "", " ".join((action.help or "").split()))
+    choices = action.metavar if isinstance(action.metavar, str) else ""
+    if not choices.startswith("{"):
+        return text
+    return f"{text.rstrip('.')}: {', '.join(choices.strip('{}').split(','))}"
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
@@ -114,19 +132,35 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     Raises:
         UserError: an option or key is unknown, or a value is of the wrong kind.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     from cma_tune.arguments import check_groups, normalize, one_sentence
 
     command = COMMANDS[name]
 
+    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keeps the lines of the description."""
+
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(one_sentence(message, command.config, name))
 
-    parser = Parser(prog=f"cma-tune {name}", description=(command.config.__doc__ or "").splitlines()[0])
+    parser = Parser(
+        prog=f"cma-tune {name}",
+        description=(command.config.__doc__ or "").splitlines()[0],
+        epilog=CATALOG_HELP,
+        formatter_class=Formatter,
+    )
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it")
     parser.add_class_arguments(command.config, None, as_group=False)
+    if command.positional is not None:
+        about = {}
+        for action in parser._actions:
+            if action.dest in command.positional.split():
+                about[action.dest.upper()] = _about(action)
+                action.help = SUPPRESS  # it is shown as it is typed
+        parser.usage = f"cma-tune {name} {command.words or ' '.join(about)} [options]"
+        parser.description = f"{parser.description}\n\narguments:\n{_two_columns(command.about or about)}"
     parsed = parser.parse_args(normalize(arguments, command.config, name, command.positional))
     check_groups(parsed, command.config)
     values = dict(vars(parser.instantiate(parsed)))

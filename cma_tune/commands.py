@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.options import (
+    DATA_ACTIONS,
     CrossDatasetConfig,
     DataConfig,
     DomainGeneralizationConfig,
@@ -27,11 +28,21 @@ from cma_tune.options import (
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand: what it takes, what it does, what options its positional arguments are, in order."""
+    """One subcommand.
+
+    Attributes:
+        config: what it takes.
+        run: what it does.
+        positional: what options its positional arguments are, in order.
+        words: how its positional arguments are called, where that is not by their options' names.
+        about: for its help: lines on the positional arguments, where their options don't say enough.
+    """
 
     config: type
     run: Callable[[Any], None]
     positional: str | None = None
+    words: str | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def _zero_shot(config: ZeroShotConfig) -> None:
@@ -160,7 +171,13 @@ COMMANDS: dict[str, Command] = {
     "semi-supervised": Command(SemiSupervisedConfig, _semi_supervised),
     "lab": Command(LabConfig, _lab, "experiment"),
     "features": Command(FeaturesConfig, _features, "action"),
-    "data": Command(DataConfig, _data, "words"),
+    "data": Command(
+        DataConfig,
+        _data,
+        "words",
+        "ACTION [NAME] [OUT]",
+        {f"{action} {names}".strip(): what for action, (names, what) in DATA_ACTIONS.items()},
+    ),
     "report": Command(ReportConfig, _report, "folder"),
     "predict": Command(PredictConfig, _predict, "images"),
     "export": Command(ExportConfig, _export, "prompt output"),

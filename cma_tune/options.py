@@ -117,9 +117,19 @@ class DomainGeneralizationConfig(CrossDatasetConfig):
     )
 
 
+DATA_ACTIONS = {
+    "list": ("[NAME]", "what there is; with NAME, where it comes from and where it belongs"),
+    "status": ("", "what lies below --data-root, and what it lacks"),
+    "check": ("NAME", "look through a dataset; exit code 1 if anything is wrong"),
+    "fetch": ("NAME", "bring what is missing or damaged; exit code 1 if anything still is"),
+    "miniature": ("NAME OUT", "drawn images in the dataset's form below the folder OUT, to try things out"),
+}
+"""What `cma-tune data` does, with the words each takes."""
+
+
 @dataclass
 class DataConfig:
-    """Datasets: list | status | check NAME | fetch NAME | miniature NAME OUT.
+    """Datasets: list [NAME] | status | check NAME | fetch NAME | miniature NAME OUT.
 
     Attributes:
         words: what to do, and with what.

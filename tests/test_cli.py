@@ -40,6 +40,38 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         assert f"\n  {name} " in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "usage", "lines", "hidden"),
+    [
+        (
+            "data",
+            "data ACTION [NAME] [OUT] [options]",
+            ["list [NAME] ", "status ", "check NAME ", "fetch NAME ", "miniature NAME OUT "],
+            "--words",
+        ),
+        ("report", "report FOLDER [options]", ["FOLDER  folder with records."], "--folder"),
+        ("export", "export PROMPT OUTPUT [options]", ["PROMPT  folder or Hub", "OUTPUT  new f"], "--output"),
+        (
+            "features",
+            "features ACTION [options]",
+            ["ACTION  what to do: build, list, verify, prune\n"],
+            "--action",
+        ),
+    ],
+)
+def test_help_shows_positional_arguments_as_they_are_typed(
+    command: str, usage: str, lines: list[str], hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: cma-tune {usage}\n")
+    for line in lines:
+        assert f"\n  {line}" in out
+    assert f" {hidden} " not in out and "--catalog FILE.yaml" in out
+
+
 def test_what_is_logged_is_a_plain_sentence_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cma_tune.data.catalog import (
-    CATALOG,
-    check_dataset_name,
-    check_templates,
-    known_names,
-)
+from cma_tune.data.catalog import CATALOG, check_dataset_name, known_names
 from cma_tune.data.class_names import class_names, wnids
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import load_dataset
 from cma_tune.data.splits import Split, base_novel_labels, prompt_name
+from cma_tune.data.templates import check_templates
 from cma_tune.errors import UserError, nearest
 
 BASE_NOVEL = {

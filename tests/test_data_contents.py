@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 from stored_images import folder_of, write_file
 
 from cma_tune.data import contents
 from cma_tune.data.contents import image_digests, of_key
 from cma_tune.data.dataset import BuiltinImages, FileImages
+from cma_tune.data.hub_form import KeyedImages
+from cma_tune.data.miniature import write_miniature
+from cma_tune.data.miniature_hub import write_hub_miniature
+from cma_tune.data.sources import load_dataset
 from cma_tune.data.splits import Item
+from cma_tune.data.tables import TableImages
 from cma_tune.errors import UserError
 
 
@@ -121,7 +128,49 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
         FileImages(tmp_path).digest("gone.png")
 
 
-def test_other_sources_are_told_apart_by_source_and_key(tmp_path: Path) -> None:
+def test_a_table_has_the_digests_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_miniature("eurosat", tmp_path / "folders", (1, 1, 1))
+    write_hub_miniature("eurosat", tmp_path / "hub", (1, 1, 1))
+    of_files = {hashlib.blake2b(path.read_bytes(), digest_size=32).digest() for path in folder.rglob("*.jpg")}
+    read: list[str] = []
+    digest = TableImages.digest
+
+    def counted(images: TableImages, key: str) -> bytes:
+        read.append(key)
+        return digest(images, key)
+
+    monkeypatch.setattr(TableImages, "digest", counted)
+    for split_file, kind in ((None, TableImages), ("split_zhou_EuroSAT.json", KeyedImages)):
+        if split_file is not None:  # the published split knows images by other keys
+            shutil.copy(folder / split_file, tmp_path / "hub")
+        dataset = load_dataset("eurosat", Path(f"hub:{tmp_path}/hub"))
+        assert type(dataset.images) is kind
+        items = [item for part in dataset.split.parts().values() for item in part]
+        read.clear()
+        found = image_digests(tmp_path / "store", dataset.images, items)
+        assert set(found) == of_files and len(found) == len(of_files) == 30
+        assert sorted(read) == sorted(item.key for item in items)
+        again = load_dataset("eurosat", Path(f"hub:{tmp_path}/hub")).images
+        assert image_digests(tmp_path / "store", again, items) == found
+        assert len(read) == 30  # those of a table are kept, too
+
+
+def test_files_that_a_table_names_are_read_when_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    write_file(path, "one")
+    cells = [{"bytes": None, "path": str(path)}]
+    feature = datasets.Features({"image": datasets.Image()})
+    images = TableImages({"train": datasets.Dataset.from_dict({"image": cells}, features=feature)}, "image")
+    for content, modified in (("one", 1_000_000_000), ("two", 2_000_000_000)):
+        write_file(path, content, modified)
+        (found,) = image_digests(tmp_path / "store", images, [Item("train/0", 0)])
+        assert found == hashlib.blake2b(content.encode(), digest_size=32).digest()
+    path.unlink()
+    with pytest.raises(UserError, match="row 0 of 'train'"):
+        image_digests(tmp_path / "store", images, [Item("train/0", 0)])
+
+
+def test_embedded_images_are_told_apart_by_source_and_key(tmp_path: Path) -> None:
     items = [Item("a", 0), Item("b", 1)]
     digits, shapes = (image_digests(tmp_path, BuiltinImages(name), items) for name in ("digits", "shapes"))
     assert len({*digits, *shapes}) == 4

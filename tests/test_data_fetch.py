@@ -40,7 +40,8 @@ def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"put it at {tmp_path}/dtd/split_zhou_DescribableTextures.json" in split
     assert images.startswith("images: Expected a network connection to 127.0.0.1")
     assert f"unpack them as {tmp_path}/dtd/images" in images and "dtd-r1.0.1.tar.gz" in images
-    assert not (tmp_path / "dtd").exists()  # an empty folder would look like a dataset's
+    # An empty folder would look like a dataset's.
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def small(name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
@@ -79,9 +80,10 @@ def test_fetch_brings_split_and_images(
     assert "eurosat: complete below" in capsys.readouterr().out
     dataset = load_dataset("eurosat", eurosat)
     assert len(dataset.split.test) == 10 and dataset.origin == "published split split_zhou_EuroSAT.json"
-    assert list((eurosat / ".downloads").iterdir()) == []
+    assert not (eurosat / ".downloads").exists()
     asked = len(server.asked)
     # Killed while unpacking: the archive is still there, and is unpacked again.
+    (eurosat / ".downloads").mkdir()
     (eurosat / ".downloads/eurosat.zip").write_bytes(server.files["/eurosat.zip"])
     shutil.rmtree(eurosat / "eurosat/2750/River")
     assert fetch("eurosat", eurosat, silent) == []
@@ -122,7 +124,7 @@ def test_an_archive_inside_the_archive_and_another_archive(
     shutil.copy(folder / "split_zhou_Caltech101.json", root / "caltech-101")
     assert fetch("caltech101", root, silent) == []
     assert len(load_dataset("caltech101", root).split.train) == 100
-    assert list((root / ".downloads").iterdir()) == []
+    assert not (root / ".downloads").exists()
     server.files["/c.zip"] = zip_of({"wrong/x.jpg": b"x"}, tmp_path / "w.zip").read_bytes()
     monkeypatch.setitem(fetch_module.ARCHIVES, "imagenet_a", Archive(f"{server.url}/c.zip"))
     (text,) = fetch("imagenet_a", root, silent)
@@ -174,25 +176,66 @@ def test_one_host_out_of_reach_does_not_stop_the_other(
 
 
 @pytest.mark.parametrize("with_checksum", [True, False])
-def test_a_damaged_archive_on_disk_is_downloaded_again(
+def test_a_damaged_archive_on_disk_is_kept_and_another_downloaded(
     with_checksum: bool, server: Server, eurosat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not with_checksum:
         monkeypatch.setitem(fetch_module.ARCHIVES, "eurosat", Archive(f"{server.url}/eurosat.zip"))
     (eurosat / ".downloads").mkdir(parents=True)
     archive = eurosat / ".downloads/eurosat.zip"
-    archive.write_bytes(server.files["/eurosat.zip"][:5000])
+    damaged = server.files["/eurosat.zip"][:5000]
+    archive.write_bytes(damaged)
     said: list[str] = []
     left = fetch("eurosat", eurosat, said.append)
     if with_checksum:
-        assert left == [] and any("removed and is downloaded again" in text for text in said)
+        assert left == [] and any("is kept as eurosat.zip.bad and downloaded" in text for text in said)
     else:
         (text,) = left
         assert "Expected a whole tar or zip archive" in text
-        assert f"{archive} was removed; the same command downloads it again" in text
+        assert f"{archive} is kept as eurosat.zip.bad; the same command downloads it again" in text
         assert not archive.exists()
         assert fetch("eurosat", eurosat, silent) == []
     assert len(load_dataset("eurosat", eurosat).split.test) == 10
+    assert [path.name for path in (eurosat / ".downloads").iterdir()] == ["eurosat.zip.bad"]
+    assert (eurosat / ".downloads/eurosat.zip.bad").read_bytes() == damaged
+
+
+def test_nothing_that_came_before_is_lost_offline(
+    eurosat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setattr(fetch_module, "DRIVE", f"{nowhere}/?id=")
+    archive = Archive(f"{nowhere}/eurosat.zip", "0" * 32)
+    monkeypatch.setitem(fetch_module.ARCHIVES, "eurosat", archive)
+    downloads = eurosat / ".downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "eurosat.zip.part").write_bytes(b"begun")
+    (downloads / "eurosat.zip").write_bytes(b"put here by hand")
+    _, images = fetch("eurosat", eurosat, print)
+    assert "broke" not in (out := capsys.readouterr().out) and "is kept as eurosat.zip.bad" in out
+    assert images.startswith("images: Expected a network connection to 127.0.0.1")
+    assert f"the 5 bytes that came before are kept in {downloads}/eurosat.zip.part; go online" in images
+    kept = {path.name: path.read_bytes() for path in downloads.iterdir()}
+    assert kept == {"eurosat.zip.part": b"begun", "eurosat.zip.bad": b"put here by hand"}
+
+
+def test_an_archive_without_the_lists_is_said(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_miniature("fgvc_aircraft", tmp_path / "origin", (1, 1, 1))
+    small("fgvc_aircraft", (100, 100, 100), monkeypatch)
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "origin/fgvc_aircraft/images", "data/images")
+    server.files["/a.tgz"] = (tmp_path / "a.tgz").read_bytes()
+    monkeypatch.setitem(fetch_module.ARCHIVES, "fgvc_aircraft", Archive(f"{server.url}/a.tgz", None, "data"))
+    (text,) = fetch("fgvc_aircraft", tmp_path / "root", silent)
+    assert text.startswith("split: still lists that can't be read: 4 (first: variants.txt; images_variant_tr")
+    assert text.endswith(
+        f" The lists come with the images' archive, {server.url}/a.tgz; put variants.txt, "
+        "images_variant_train.txt, images_variant_val.txt, images_variant_test.txt into "
+        f"{tmp_path}/root/fgvc_aircraft."
+    )
+    assert "None" not in text
 
 
 def test_a_hostile_archive_is_not_kept(server: Server, eurosat: Path, tmp_path: Path) -> None:
@@ -201,7 +244,7 @@ def test_a_hostile_archive_is_not_kept(server: Server, eurosat: Path, tmp_path: 
     fetch_module.ARCHIVES["eurosat"] = Archive(f"{server.url}/eurosat.zip")
     (text,) = fetch("eurosat", eurosat, silent)
     assert "got '../evil.jpg'; nothing was unpacked" in text and "was removed" in text
-    assert list((eurosat / ".downloads").iterdir()) == [] and not list(tmp_path.rglob("evil*"))
+    assert not (eurosat / ".downloads").exists() and not list(tmp_path.rglob("evil*"))
 
 
 def test_a_miniature_is_not_taken_for_the_dataset(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import datasets
 import pytest
 
 from cma_tune.cli import main
-from cma_tune.data.catalog import ENTRIES
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM
 from cma_tune.data.inventory import check_dataset
 from cma_tune.data.miniature import write_miniature
 
@@ -146,14 +147,24 @@ def test_a_broken_split_file_does_not_end_a_check(root: Path, capsys: pytest.Cap
     (root / IMAGES / "River/River_1.jpg").unlink()
     (root / SPLIT).write_text("{")
     found = wrong_lines(root)
-    assert found["split file"] == "can't be read as JSON"
+    where = (
+        f"get it from https://drive.google.com/file/d/{ENTRIES['eurosat'].split_drive_id} and put it there"
+    )
+    assert found["split file"] == f"can't be read as JSON; {where}"
     assert found["image files"] == "49" and found["damaged images"] == "1 (first: Forest/Forest_5.jpg)"
     assert len(found) == 3  # counts of nothing would only say it again
     (root / SPLIT).unlink()
     with pytest.raises(SystemExit) as exit_code:
         main(["data", "check", "eurosat", "--data-root", str(root)])
     assert exit_code.value.code == 1
-    assert f"missing at {root}/{SPLIT}" in capsys.readouterr().out
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("split file"))
+    assert re.split(" {2,}", line)[1:] == [
+        "wrong", "split_zhou_EuroSAT.json", f"missing at {root}/{SPLIT}; {where}"
+    ]  # fmt: skip
+    shutil.rmtree(root / IMAGES)
+    (images,) = (f for f in check_dataset("eurosat", root) if f.what == "image folder")
+    assert (images.expected, images.state) == ("2750", "wrong")
+    assert images.found == f"missing at {root}/{IMAGES}; get the images from {IMAGES_FROM['eurosat']}"
 
 
 def test_rows_of_another_form_are_counted_beside_the_rest(root: Path) -> None:
@@ -200,10 +211,23 @@ def test_status_says_what_is_there(whole: Path, tmp_path: Path, capsys: pytest.C
 
 def test_list_says_where_everything_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "list"])
-    out = capsys.readouterr().out
-    for entry in ENTRIES.values():
-        assert f"DATA_ROOT/{entry.folder}" in out and (entry.split_drive_id or "") in out
-    assert "timm/eurosat-rgb (--data-root hub:)" in out
+    rows = capsys.readouterr().out.splitlines()[1:-1]
+    assert [row.split()[0] for row in rows] == list(ENTRIES)
+    assert rows[-6].split() == ["eurosat", "10", "13,500/5,400/8,100", *ENTRIES["eurosat"].template.split()]
+    shown = {}
+    for name, entry in ENTRIES.items():
+        main(["data", "list", name])
+        out = shown[name] = capsys.readouterr().out
+        assert f"{name}: {entry.classes} classes" in out and IMAGES_FROM[name] in out
+        assert f"into DATA_ROOT/{entry.folder}" in out and (entry.split_drive_id or "") in out
+    assert "timm/eurosat-rgb (--data-root hub:)" in shown["eurosat"]
+    lists = ["variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test"))]
+    assert (
+        f"{', '.join(lists)}, which come with the images\n            into DATA_ROOT/fgvc_aircraft\n"
+        in (shown["fgvc_aircraft"])
+    )
+    assert "into DATA_ROOT/imagenet/images\n            with train/ and val/ in it" in shown["imagenet"]
+    assert "DATA_ROOT/imagenet/classnames.txt if it is there" in shown["imagenet"]
 
 
 def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +244,8 @@ def test_miniatures_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["data"], "Expected 'cma-tune data' and one of list, status"),
         (["data", "chekc", "dtd"], "got 'chekc' (did you mean 'check'?)"),
+        (["data", "list", "dttd"], "(did you mean 'dtd'?)"),
+        (["data", "list", "dtd", "x"], "Expected 'cma-tune data list [NAME]', got"),
         (["data", "check"], "Expected 'cma-tune data check NAME', got 'cma-tune data check'"),
         (["data", "miniature", "dtd"], "Expected 'cma-tune data miniature NAME OUT', got"),
         (["data", "miniature", "dtd", "x", "--per-class", "1,2"], "Expected three numbers in --per-class"),

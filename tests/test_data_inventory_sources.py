@@ -139,6 +139,19 @@ def test_every_fault_of_a_csv_is_found(tmp_path: Path) -> None:
     assert "'path' (--source.image_column" in columns.found and "'label' (--source.l" in columns.found
 
 
+def test_paths_that_leave_a_csvs_folder_are_allowed_and_named(tmp_path: Path) -> None:
+    make_images(tmp_path, {"cat": 2, "lists/cat": 2, "lists-2": 1})
+    inside = ["cat/00.png", f"{tmp_path}/lists/cat/01.png"]
+    outside = ["../cat/00.png", f"{tmp_path}/cat/01.png", "cat/../../lists-2/00.png"]
+    lines = ["path,label", *(f"{path},cat" for path in [*inside, *outside])]
+    (tmp_path / "lists/all.csv").write_text("\n".join(lines))
+    findings = {f.what: f for f in check_dataset(f"csv:{tmp_path}/lists/all.csv", tmp_path)}
+    assert "wrong" not in {f.state for f in findings.values()}
+    named = findings["paths outside the folder"]
+    assert named.state == "warning" and named.found.startswith("3 (first: ")
+    assert set(named.found.removeprefix("3 (first: ").rstrip(")").split("; ")) == set(outside)
+
+
 def test_every_fault_of_a_folder_and_a_table_is_found(tmp_path: Path) -> None:
     make_images(tmp_path / "folder", {"train/cat": 3, "train/dog": 2, "val/cat": 1})
     (tmp_path / "folder/train/cat/00.png").write_bytes(b"no image")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cma_tune.cli import CATALOG_VARIABLE, main
 from cma_tune.data.catalog import check_dataset_name
+from cma_tune.data.inventory import check_dataset
 from cma_tune.data.own_catalog import VARIABLE, own_weights
 from cma_tune.data.sources import SourceOptions, load_dataset
 from cma_tune.errors import UserError
@@ -105,16 +106,22 @@ far: {source: 'hub:some/where', weight: 0.3}
     assert len(load_dataset("birds", Path("hub:")).split.test) == 4
     assert own_weights() == {"birds": {1: 0.4, 16: 0.75}, "far": {0: 0.3}}
     main(["data", "list"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("birds"))
+    assert row.split(maxsplit=3) == ["birds", "2", "2/2/2", "a photo of a {}, a type of bird."]
+    main(["data", "list", "birds"])
     shown = capsys.readouterr().out.split("birds: ")[1]
     assert shown.startswith("2 classes\n  template  a photo of a {}, a type of bird.\n")
     assert f"  source    hub:{tmp_path}/table\n  source    hub:some/where\n" in shown
-    assert "0.4 at 1 shots, 0.75 at 16 shots" in shown
+    assert "0.4 at 1 shot, 0.75 at 16 shots" in shown
     (tmp_path / "pictures/wren/02.png").unlink()
     main(["data", "status"])
     birds_row, far_row = capsys.readouterr().out.splitlines()[-2:]
     assert birds_row.split()[:3] == ["birds", "incomplete", "2/2/2"]
     assert birds_row.endswith("absent images: wren/02.png")
     assert far_row.split() == ["far", "on", "the", "Hub", "hub:some/where"]
+    (tmp_path / "split.json").unlink()
+    (fault,) = (f for f in check_dataset("birds", NOWHERE) if f.what == "split file")
+    assert (fault.state, fault.expected, fault.found) == ("wrong", "split.json", "missing")
 
 
 def test_the_flag_names_the_file(
@@ -127,7 +134,7 @@ def test_the_flag_names_the_file(
         monkeypatch.setenv(VARIABLE, "")
         main(["data", "check", "birds", *spelling])
         assert "birds: nothing wrong" in capsys.readouterr().out
-    main(["data", "list"])
+    main(["data", "list", "birds"])
     assert (
         f"birds: 2 classes\n  template  a photo of a {{}}.\n  source    folder:{tmp_path}/pictures"
         in capsys.readouterr().out
@@ -173,11 +180,16 @@ def test_mistakes_are_one_sentence(
         load_dataset("birds", NOWHERE)
 
 
-def test_templates_and_the_file_itself_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_images(tmp_path / "pictures", {"robin": 10})
-    catalog(tmp_path, "birds: {source: 'folder:pictures', template: 'no place'}", monkeypatch)
-    with pytest.raises(UserError, match=r"one '{}' for the class name .*got 'no place'"):
-        load_dataset("birds", NOWHERE)
+def test_templates_and_the_file_itself_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = catalog(tmp_path, "birds: {source: 'folder:pictures', template: 'no place'}", monkeypatch)
+    sentence = f"other braces in a template of 'birds' in {path}, got 'no place'"
+    for words in (["list"], ["list", "birds"], ["status"], ["check", "birds"]):
+        with pytest.raises(SystemExit):
+            main(["data", *words])
+        said = capsys.readouterr()
+        assert said.out == "" and sentence in said.err
     monkeypatch.setenv(VARIABLE, str(tmp_path / "none.yaml"))
     with pytest.raises(UserError, match=r"YAML file of datasets at .*none.yaml, but there is none"):
         load_dataset("digits", NOWHERE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,19 +218,11 @@ def check_dataset_name(name: str) -> None:
         )
 
 
-def check_templates(templates: Iterable[str]) -> None:
-    """Check prompt templates: one ``{}`` each, for the class name, and no other braces.
+AIRCRAFT_PARTS = {part: f"images_variant_{part}.txt" for part in ("train", "val", "test")}
+"""FGVC Aircraft's list of each part."""
 
-    Raises:
-        UserError: naming the first template of another form.
-    """
-    for template in templates:
-        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-            raise UserError(
-                f"Expected one '{{}}' for the class name and no other braces in a template, "
-                f"got '{template}'; write it like '{_PHOTO}'."
-            )
-
+LISTS = {"fgvc_aircraft": ("variants.txt", *AIRCRAFT_PARTS.values())}
+"""Files in a dataset's folder that are its split and come with its images."""
 
 IMAGES_FROM = {
     "caltech101": "https://data.caltech.edu/records/mzrjq-6wc02",

@@ -41,31 +41,31 @@ def download(url: str, path: Path, md5: str | None = None, say: Callable[[str], 
 
     Args:
         url: http or https.
-        path: the file; if it exists, nothing is done but comparing its checksum, and one of another is
-            removed and downloaded again.
+        path: the file; if it exists, nothing is done but comparing its checksum, and one of another is put
+            aside (`put_aside`) and downloaded.
         md5: checksum in hex, as the dataset's authors or torchvision publish it.
         say: told what happens.
 
     Raises:
-        OfflineError: the server can't be reached.
+        OfflineError: the server can't be reached; what came before is kept.
         UserError: the server refuses, the connection breaks again and again (what came is kept), or the
             checksum is another.
     """
     if path.is_file():
         if md5 is None or (found := _md5(path)) == md5:
             return path
-        path.unlink()
-        say(f"{path}: its MD5 is {found}, not {md5}; it was removed and is downloaded again")
+        say(f"{path}: its MD5 is {found}, not {md5}; it is kept as {put_aside(path).name} and downloaded")
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"Expected an http or https address, got {url}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part, about = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
-    failures = 0
+    failures, reached = 0, False
     while True:
         before = _size(part)
-        trouble = _go_on(url, part, about, say)
+        trouble = _go_on(url, part, about, say, reached)
         if trouble is None:
             break
+        reached = True
         failures = 0 if _size(part) > before else failures + 1
         if failures >= ATTEMPTS:
             raise UserError(
@@ -86,8 +86,18 @@ def download(url: str, path: Path, md5: str | None = None, say: Callable[[str], 
     return path
 
 
-def _go_on(url: str, part: Path, about: Path, say: Callable[[str], None]) -> str | None:
-    """Fetch what is missing of `part`; None when it is whole, else why it is not."""
+def put_aside(path: Path) -> Path:
+    """Call a file that is not what it should be ``PATH.bad``, since it may be the user's; gives that path."""
+    return path.replace(path.with_name(f"{path.name}.bad"))
+
+
+def _go_on(url: str, part: Path, about: Path, say: Callable[[str], None], reached: bool) -> str | None:
+    """Fetch what is missing of `part`; None when it is whole, else why it is not.
+
+    Args:
+        url, part, about, say: see `download`.
+        reached: whether the server has answered before, so that it may do so again.
+    """
     have, mark = _size(part), _mark(about, url)
     headers = {"User-Agent": "cma_tune", "Accept-Encoding": "identity"}
     if have and mark:
@@ -106,11 +116,12 @@ def _go_on(url: str, part: Path, about: Path, say: Callable[[str], None]) -> str
         ) from None
     except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        if have:
+        if have and (reached or not isinstance(error, URLError)):
             return str(reason)
+        kept = f"; the {have:,} bytes that came before are kept in {part}" if have else ""
         raise OfflineError(
-            f"Expected a network connection to {urlsplit(url).netloc}, got none ({reason}); go online or "
-            "download by hand."
+            f"Expected a network connection to {urlsplit(url).netloc}, got none ({reason}){kept}; go online "
+            "or download by hand."
         ) from None
     with response:
         resumed = response.status == 206

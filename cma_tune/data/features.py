@@ -1,11 +1,11 @@
 """Stored image features: every image encoded once per backbone, preprocessing, precision and view.
 
     STORE/cma_tune_features.json         what there is, see `feature_index`
-    STORE/contents/ROOT.json             digests of image files, see `contents`
+    STORE/contents/ROOT.json             digests of images, see `contents`
     STORE/SPACE/NAME.safetensors         shards of features, see `feature_shards`
 
-Rows are found by the image's content, so other picks, other parts and other folders of the same images share
-them. Any number of processes may read and write at once, and be killed at any moment.
+Rows are found by the image's content, so other picks, other parts, folders and tables of the same images
+share them. Any number of processes may read and write at once, and be killed at any moment.
 """
 
 from __future__ import annotations

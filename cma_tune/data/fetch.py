@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cma_tune.data.archives import BadArchive, extract
-from cma_tune.data.catalog import IMAGES_FROM, CatalogEntry
+from cma_tune.data.catalog import IMAGES_FROM, LISTS, CatalogEntry
 from cma_tune.data.class_names import imagenet_names
-from cma_tune.data.download import download
+from cma_tune.data.download import download, put_aside
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import CLASS_NAMES, miniature_sizes
 from cma_tune.data.miniature import find_entry
@@ -121,10 +121,14 @@ def fetch(name: str, root: Path, say: Callable[[str], None] = print) -> list[str
         left += _tried("images", lambda: _images(entry, folder, archive, say), _images_by_hand(entry, folder))
     if not left:
         lacks = _lacks(entry, root)
-        left += [f"split file: still {text}. {_split_by_hand(entry, folder)}" for text in lacks.split]
-        left += [f"images: still {text}. {_images_by_hand(entry, folder)}" for text in lacks.images]
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # empty, it would only look like a dataset
+        split, by_hand = "split" if entry.split_file is None else "split file", _split_by_hand(entry, folder)
+        if lacks.split:
+            left.append(f"{split}: still {'; '.join(lacks.split)}. {by_hand}")
+        if lacks.images:
+            left.append(f"images: still {'; '.join(lacks.images)}. {_images_by_hand(entry, folder)}")
+    for empty in (folder, archive.parent):  # the first would look like a dataset
+        with contextlib.suppress(OSError):
+            empty.rmdir()
     names = root / "imagenet" / CLASS_NAMES
     if name == "imagenet" and not names.exists():
         write_text(names, "".join(f"{wnid} {called}\n" for wnid, called in imagenet_names().items()))
@@ -189,6 +193,14 @@ def _archive_path(entry: CatalogEntry, root: Path) -> Path:
 
 
 def _split_by_hand(entry: CatalogEntry, folder: Path) -> str:
+    if entry.split_file is None:
+        origin, lists = _origin(entry), LISTS.get(entry.name)
+        if lists is None:
+            return (
+                f"The split is the images' folders, which come with {origin}; without {CLASS_NAMES} the "
+                "package's own copy is read."
+            )
+        return f"The lists come with the images' archive, {origin}; put {', '.join(lists)} into {folder}."
     return f"Download {entry.split_url()} in a browser and put it at {folder / str(entry.split_file)}."
 
 
@@ -199,8 +211,11 @@ def _images_by_hand(entry: CatalogEntry, folder: Path) -> str:
         if HUB[entry.name].repo is None
         else f", or use the Hub's with --data-root hub: ({HUB[entry.name].repo})"
     )
-    origin = ARCHIVES[entry.name].url if entry.name in ARCHIVES else IMAGES_FROM[entry.name]
-    return f"Download the images from {origin}{why} and unpack them as {folder / entry.images}{hub}."
+    return f"Download the images from {_origin(entry)}{why} and unpack them as {folder / entry.images}{hub}."
+
+
+def _origin(entry: CatalogEntry) -> str:
+    return ARCHIVES[entry.name].url if entry.name in ARCHIVES else IMAGES_FROM[entry.name]
 
 
 def _split_file(entry: CatalogEntry, folder: Path, say: Callable[[str], None]) -> bool:
@@ -232,15 +247,20 @@ def _images(entry: CatalogEntry, folder: Path, path: Path, say: Callable[[str], 
     """Fetch and unpack the images; False where they don't lie open."""
     if entry.name not in ARCHIVES:
         return False
-    archive = ARCHIVES[entry.name]
+    archive, was_there = ARCHIVES[entry.name], path.is_file()
     download(archive.url, path, archive.md5, say)
     if archive.md5 is None:
         say(f"{path.name}: no checksum is published, so none was compared")
     try:
         count = _unpack(archive, path, folder)
     except BadArchive as error:
-        path.unlink()  # kept, it would stand in the way of the next download
-        raise UserError(f"{error} {path} was removed; the same command downloads it again.") from None
+        # Under its name it would stand in the way of the next download.
+        if was_there:
+            what = f"is kept as {put_aside(path).name}"
+        else:
+            what = "was removed"
+            path.unlink()
+        raise UserError(f"{error} {path} {what}; the same command downloads it again.") from None
     if not (folder / entry.images).is_dir():
         raise UserError(
             f"Expected {path} to hold {entry.images}, but it holds other folders; look into {folder} and "

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
@@ -21,9 +21,6 @@ from cma_tune.data.splits import Item, Split, check_split
 from cma_tune.data.tables import TableImages, label_values, open_table, texts_of, with_columns, with_images
 from cma_tune.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 PREFIX = "hub:"
 """A data root that begins so means the Hub's form: ``hub:`` or ``hub:FOLDER_OR_REPOSITORY``."""
 
@@ -35,21 +32,12 @@ class KeyedImages(TableImages):
         super().__init__(parts, column)
         self._rows = rows
 
-    def load(self, key: str) -> Image:
-        """Decode the image of `key` as RGB; see `TableImages.load`."""
-        return super().load(self._rows[key])
+    def _place(self, key: str) -> tuple[str, int]:
+        return super()._place(self._rows[key])
 
     def fingerprint(self, key: str) -> str:
         """The table's fingerprint, the column, and the row."""
-        return f"{super().fingerprint(self._rows[key])}-{self._rows[key]}"
-
-    def digest(self, key: str) -> bytes:
-        """Of the row's encoded image; see `TableImages.digest`."""
-        return super().digest(self._rows[key])
-
-    def size(self, key: str) -> int | None:
-        """Of the row's encoded image; see `TableImages.size`."""
-        return super().size(self._rows[key])
+        return f"{super().fingerprint(key)}-{self._rows[key]}"
 
 
 def is_hub_root(root: Path) -> bool:
@@ -116,13 +104,7 @@ def hub_place(entry: CatalogEntry, root: Path) -> tuple[Path, str]:
     base = Path(text or "data").expanduser()
     if text and (base / entry.name).is_dir():
         return base, str(base / entry.name)
-    if (
-        text
-        and base.is_dir()
-        and any((base / file).is_file() for file in ("dataset_dict.json", "state.json"))
-    ):
-        return base, str(base)
-    if text and base.is_dir() and next(base.rglob("*.parquet"), None) is not None:
+    if text and is_table(base):
         return base, str(base)
     if text and not base.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         return Path("data"), text
@@ -138,6 +120,14 @@ def hub_place(entry: CatalogEntry, root: Path) -> tuple[Path, str]:
             f"a table of your own with --data-root hub:FOLDER."
         )
     return base, repo
+
+
+def is_table(folder: Path) -> bool:
+    """Whether a folder is a table itself; those of the catalogue's datasets below it are their own."""
+    if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return True
+    files = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
+    return any(file.parts[0] not in ENTRIES for file in files)
 
 
 def _adapted(form: HubForm, options: SourceOptions, table: Mapping[str, Any]) -> SourceOptions:

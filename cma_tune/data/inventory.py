@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cma_tune.data.alike import content_digests, trained_again
-from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
+from cma_tune.data.catalog import ENTRIES, IMAGES_FROM, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names
 from cma_tune.data.dataset import ABSENT, Dataset, FileImages, ImageSource, SourceOptions
 from cma_tune.data.hub_form import KeyedImages, hub_place, is_hub_root
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import miniature_sizes
 from cma_tune.data.listings import images_below
+from cma_tune.data.own_catalog import own_entries
 from cma_tune.data.splits import SHARED, TWICE, Item, Split
-from cma_tune.data.survey import SINGLE, other_names, some_of, survey
+from cma_tune.data.survey import SINGLE, Shortfalls, other_names, some_of, survey
 from cma_tune.errors import UserError
 
 SAMPLE = 200
@@ -59,7 +60,7 @@ def check_dataset(
         UserError: the dataset is not there at all.
     """
     found = survey(name, root, options)
-    faults = [_of_none(what, where) for what, where in found.faults.items()]
+    faults = [_fault(name, what, where) for what, where in found.faults.items()]
     if found.dataset is None:
         return faults
     split, images = found.dataset.split, found.dataset.images
@@ -75,6 +76,8 @@ def check_dataset(
     looked_at = [_of_none(what, ()) for what in (TWICE, SHARED)]
     gone = found.faults.get(ABSENT, [])
     if isinstance(images, FileImages):
+        away = list(dict.fromkeys(item.key for item in items if _leaves(images.root, item.key)))
+        looked_at.append(_of_none("paths outside the folder", away, state="warning"))
         faults.append(_of_none(ABSENT, gone, f"none of {len(items)}"))
     present = list({item.key: item for item in items if item.key not in set(gone)}.values())
     return _last_of_each(
@@ -89,9 +92,48 @@ def check_dataset(
     )
 
 
+def hub_shortfalls(entry: CatalogEntry, root: Path) -> Shortfalls:
+    """What a table of a dataset in the Hub's form lacks against the repository's or the catalogue's counts.
+
+    A miniature is held against its own sizes. Nothing is decoded.
+
+    Raises:
+        UserError: the table can't be opened, or is not the dataset's at all.
+    """
+    found = survey(entry.name, root)
+    if found.dataset is None:
+        return Shortfalls(found.texts())
+    wrong = [one for one in _against_catalogue(entry.name, root, found.dataset) if one.state == "wrong"]
+    texts = [f"{one.what}: {one.found}" + _instead_of(one.expected) for one in wrong]
+    sizes = tuple(map(len, found.dataset.split.parts().values()))
+    return Shortfalls([*found.texts(), *texts], sizes=sizes)
+
+
+def _instead_of(expected: str) -> str:
+    return "" if expected == "none" else f" instead of {expected}"
+
+
+def _leaves(root: Path, key: str) -> bool:
+    """Whether a file's path leads out of its folder, as it may in a CSV."""
+    return not Path(os.path.abspath(root / key)).is_relative_to(os.path.abspath(root))
+
+
 def _last_of_each(findings: Iterable[Finding]) -> list[Finding]:
     """One finding of a kind: the later one has been held against more."""
     return list({finding.what: finding for finding in findings}.values())
+
+
+def _fault(name: str, what: str, where: Sequence[str]) -> Finding:
+    """A fault of the form; of what there should be one of, its name and where to get it."""
+    own = own_entries().get(name)
+    if what == "split file" and own is not None and own.split_file is not None:
+        return Finding(what, Path(own.split_file).name, where[0], "wrong")
+    if name not in ENTRIES or what not in SINGLE:
+        return _of_none(what, where)
+    entry = ENTRIES[name]
+    if what == "split file":
+        return Finding(what, str(entry.split_file), f"{where[0]}; {entry.where_to_get_split()}", "wrong")
+    return Finding(what, entry.images, f"{where[0]}; get the images from {IMAGES_FROM[name]}", "wrong")
 
 
 def _of_none(what: str, wrong: Sequence[str], expected: str = "none", state: str = "wrong") -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry, locate
+from cma_tune.data.catalog import AIRCRAFT_PARTS, ENTRIES, VARIANTS, CatalogEntry, locate
 from cma_tune.data.class_names import class_names, imagenet_names, subset_wnids
 from cma_tune.data.dataset import DEFAULT_TEMPLATE, Dataset, FileImages, check_images_exist
 from cma_tune.data.faults import Complain, refuse
@@ -19,7 +19,6 @@ MINIATURE = "miniature.json"
 """Lies in the folder of a miniature and holds its sizes, so that its numbers pass for nobody's results."""
 
 CLASS_NAMES = "classnames.txt"
-AIRCRAFT_PARTS = {part: f"images_variant_{part}.txt" for part in ("train", "val", "test")}
 
 
 def read_layout(name: str, root: Path, complain: Complain = refuse) -> Dataset:
@@ -184,7 +183,7 @@ def _listed(
             "image folder",
             [f"{folder}: {error.strerror}"],
             f"Expected a folder per class of '{entry.name}' in {folder}, but it can't be read "
-            f"({error.strerror}); get the images from the source 'cma-tune data list' shows.",
+            f"({error.strerror}); get the images from the source 'cma-tune data list {entry.name}' shows.",
         )
         return []
     absent = [name for name in label_of if name not in present]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cma_tune.data.catalog import ENTRIES, VARIANTS, CatalogEntry
+from cma_tune.data.catalog import AIRCRAFT_PARTS, ENTRIES, VARIANTS, CatalogEntry
 from cma_tune.data.class_names import class_names, imagenet_names, wnids
-from cma_tune.data.layouts import AIRCRAFT_PARTS, CLASS_NAMES, MINIATURE
+from cma_tune.data.layouts import CLASS_NAMES, MINIATURE
 from cma_tune.errors import UserError, nearest
 from cma_tune.files import write_json, write_text
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cma_tune.data.templates import check_templates
 from cma_tune.errors import UserError, nearest
 
 VARIABLE = "CMA_TUNE_CATALOG"
@@ -86,7 +87,8 @@ def own_entries() -> dict[str, OwnEntry]:
     """The entries of the YAML file that CMA_TUNE_CATALOG names, none without it.
 
     Raises:
-        UserError: the file is missing or no YAML, or an entry has unknown or missing keys.
+        UserError: the file is missing or no YAML, or an entry has unknown or missing keys or a template
+            without its ``{}``.
     """
     place = os.environ.get(VARIABLE)
     if not place:
@@ -132,6 +134,7 @@ def _entry(name: str, entry: Mapping[Any, Any], path: Path) -> OwnEntry:
     if not sources:
         raise _no_source("", name, path)
     templates = _one_or_several("template", entry, name, path)
+    check_templates(templates, f" of '{name}' in {path}")
     given = {key: value for key, value in entry.items() if key in (*OPTIONS, "split_file")}
     if not all(isinstance(value, str) for value in given.values()):
         raise UserError(f"Expected texts as values of '{name}' in {path}, got {dict(entry)}.")

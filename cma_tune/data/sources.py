@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cma_tune.data.builtin import BUILTIN_NAMES, load_builtin
-from cma_tune.data.catalog import ENTRIES, check_dataset_name, check_templates
+from cma_tune.data.catalog import ENTRIES, check_dataset_name
 from cma_tune.data.dataset import (
     DEFAULT_TEMPLATE,
     BuiltinImages,
@@ -26,6 +26,7 @@ from cma_tune.data.listings import csv_file, image_folder
 from cma_tune.data.own_catalog import OwnEntry, own_entries
 from cma_tune.data.splits import Item, Split, check_split
 from cma_tune.data.tables import TableImages, hub_table
+from cma_tune.data.templates import check_templates
 
 __all__ = [
     "DEFAULT_TEMPLATE",
@@ -93,17 +94,14 @@ def default_templates(name: str) -> tuple[str, ...]:
     """Prompts of a dataset where no others are asked for; nothing else of it is read.
 
     Raises:
-        UserError: those of the YAML file that CMA_TUNE_CATALOG names are of another form.
+        UserError: see `own_entries`.
     """
     if name in BUILTIN_NAMES:
         return load_builtin(name).templates
     if name in ENTRIES:
         return (ENTRIES[name].template,)
     own = own_entries().get(name)
-    if own is None or not own.templates:
-        return (DEFAULT_TEMPLATE,)
-    check_templates(own.templates)
-    return own.templates
+    return own.templates if own is not None and own.templates else (DEFAULT_TEMPLATE,)
 
 
 def _builtin(name: str) -> Dataset:

@@ -34,8 +34,14 @@ class TableImages:
 
     def __init__(self, parts: Mapping[str, Any], column: str) -> None:
         self._column = column
+        self._sizes: dict[str, list[int | None]] = {}
         # A row is decoded as a whole, so only the column that is wanted stays.
         self._parts = {part: table.select_columns([column]) for part, table in parts.items()}
+
+    def _place(self, key: str) -> tuple[str, int]:
+        """Part and row of an image."""
+        part, row = key.rsplit("/", 1)
+        return part, int(row)
 
     def load(self, key: str) -> Image:
         """Decode one row as RGB.
@@ -43,13 +49,13 @@ class TableImages:
         Raises:
             UserError: the row's image can't be decoded.
         """
-        part, row = key.rsplit("/", 1)
+        part, row = self._place(key)
         try:
-            image: Image = self._parts[part][int(row)][self._column]
+            image: Image = self._parts[part][row][self._column]
             rgb: Image = image.convert("RGB")
             return rgb
         except Exception as error:  # Pillow's decoders raise almost anything over a damaged image
-            raise self._damaged(part, int(row), error) from None
+            raise self._damaged(part, row, error) from None
 
     def load_part(self, part: str) -> Iterator[Image]:
         """Decode all rows of a part as RGB, in order: much quicker than one by one.
@@ -81,32 +87,47 @@ class TableImages:
         Raises:
             UserError: the row holds no image, or a path to a file that can't be read.
         """
-        part, row = key.rsplit("/", 1)
-        content = self._encoded[part][int(row)][self._column] or {}
+        part, row = self._place(key)
+        content = self._encoded[part][row][self._column] or {}
         try:
             encoded = content.get("bytes") or Path(content["path"]).read_bytes()
         except (OSError, KeyError, TypeError) as error:
-            raise self._damaged(part, int(row), error) from None
+            raise self._damaged(part, row, error) from None
         return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
 
     def size(self, key: str) -> int | None:
         """Length of the encoded image in bytes; None where the row holds a path instead."""
-        part, row = key.rsplit("/", 1)
-        return self._sizes[part][int(row)]
+        part, row = self._place(key)
+        if part not in self._sizes:
+            self._sizes[part] = self._sizes_of(part)
+        return self._sizes[part][row]
 
-    @cached_property
-    def _sizes(self) -> dict[str, list[int | None]]:
+    def _sizes_of(self, part: str) -> list[int | None]:
         import pyarrow.compute as arrow
 
         # Arrow knows the lengths without reading what is so long.
-        return {
-            part: [
-                size
-                for rows in table.with_format("arrow").iter(ROWS_AT_ONCE)
-                for size in arrow.binary_length(arrow.struct_field(rows[self._column], "bytes")).to_pylist()
-            ]
-            for part, table in self._encoded.items()
-        }
+        return [
+            size
+            for rows in self._encoded[part].with_format("arrow").iter(ROWS_AT_ONCE)
+            for size in arrow.binary_length(arrow.struct_field(rows[self._column], "bytes")).to_pylist()
+        ]
+
+    def status(self, key: str) -> tuple[int, int]:
+        """Length of the encoded image, and 0; of a row with a path, the file's length and modification time.
+
+        Raises:
+            UserError: the row holds no image, or a path to a file that is missing.
+        """
+        size = self.size(key)
+        if size is not None:
+            return size, 0
+        part, row = self._place(key)
+        content = self._encoded[part][row][self._column] or {}
+        try:
+            status = Path(content["path"]).stat()
+        except (OSError, KeyError, TypeError) as error:
+            raise self._damaged(part, row, error) from None
+        return status.st_size, status.st_mtime_ns
 
     @cached_property
     def _encoded(self) -> dict[str, Any]:
@@ -115,9 +136,13 @@ class TableImages:
     def _undecoded(self, table: Any) -> Any:
         return table.cast_column(self._column, type(table.features[self._column])(decode=False))
 
+    def table(self, key: str) -> str:
+        """The fingerprint `datasets` keeps of the table that holds the image, and the column."""
+        return f"{self._parts[self._place(key)[0]]._fingerprint}-{self._column}"
+
     def fingerprint(self, key: str) -> str:
-        """The fingerprint `datasets` keeps of the table, and the column."""
-        return f"{self._parts[key.rsplit('/', 1)[0]]._fingerprint}-{self._column}"
+        """That of the table, and the column."""
+        return self.table(key)
 
 
 def hub_table(name: str, place: str, options: SourceOptions, complain: Complain = refuse) -> Dataset:
