@@ -15,13 +15,13 @@ SUPERVISED = ["supervised", *SMALL, "--min_hd=0.1", "--checkpoint_every=1"]
 # What the algorithms remember between steps is part of it.
 FREEMATCH = [
     *("semi-supervised", *SMALL, "--algorithm=freematch", "--max_mi=0.1", "--checkpoint_every=2"),
-    "--schedule.steps=40",
+    "--schedule.steps=28",
 ]
 FLEXMATCH = ["semi-supervised", *SMALL, "--algorithm=flexmatch", "--checkpoint_every=1"]
 
 SPECS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "supervised": (SUPERVISED, {"mode": "never"}),
-    "supervised-killed": (SUPERVISED, {"mode": "writes", "kills": 9}),
+    "supervised-killed": (SUPERVISED, {"mode": "writes", "kills": 6}),
     "freematch": (FREEMATCH, {"mode": "never"}),
     "freematch-killed": (FREEMATCH, {"mode": "moments", "kills": 4}),
     "flexmatch": (FLEXMATCH, {"mode": "never"}),

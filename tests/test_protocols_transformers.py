@@ -79,7 +79,7 @@ def test_every_method_runs(
         tmp_path,
         learner=learner,
         shots=[2],
-        optim=OptimConfig(epochs=1, batch_size=10, lr=0.01),
+        optim=OptimConfig(epochs=1, batch_size=None if learner == "lp_plus_plus" else 10, lr=0.01),
         weights=[0.0] if learner in UNTRAINED else [0.5],
         features_dir=str(folders / "features"),
         train_features="live" if learner in TRAINS_IMAGES else "stored",

@@ -33,9 +33,9 @@ def arguments(output: Path, *more: str) -> list[str]:
 
 SPECS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "live": (LIVE, {"mode": "never"}),
-    "live-killed": (LIVE, {"mode": "writes", "kills": 30}),
+    "live-killed": (LIVE, {"mode": "writes", "kills": 18}),
     "stored": (STORED, {"mode": "never"}),
-    "stored-killed": (STORED, {"mode": "moments", "kills": 8}),
+    "stored-killed": (STORED, {"mode": "moments", "kills": 6}),
     "cocoop": (COCOOP, {"mode": "never"}),
     "cocoop-killed": (COCOOP, {"mode": "writes", "kills": 3}),
 }
