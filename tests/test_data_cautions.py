@@ -77,7 +77,7 @@ def test_a_class_without_test_images_is_warned_of_once(
     assert caplog.messages == [
         f"1 of 2 classes of '{dataset}' have no test image (first: 'dog'); accuracies say nothing about them."
     ]
-    assert record.per_class["test"]["dog"] is None
+    assert record.per_class["test"]["dog"] is None and record.dataset["classes_without_test_image"] == 1
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,15 @@ def test_a_name_of_ones_own_that_is_taken_is_refused_by_the_overview(
         with pytest.raises(SystemExit):
             main(["data", action, "--data-root", str(tmp_path)])
         assert "Expected new names for datasets of one's own, got 'dtd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["fetch", "eurosat"], ["miniature", "dtd"]])
+def test_a_place_that_cant_be_written_is_one_sentence(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    place = str(tmp_path / "file")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", *words, *([place] if words[0] == "miniature" else []), "--data-root", place])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("cma-tune: Expected") and place in said

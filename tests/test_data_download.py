@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
 import pytest
 from web_server import CONTENT, Server, silent, tar_of, zip_of
 
-from cma_tune.data.archives import extract
+from cma_tune.data.archives import BadArchive, extract
 from cma_tune.data.download import download
 from cma_tune.errors import UserError
 
@@ -100,6 +101,19 @@ def test_links_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"the link or device 'images'; nothing was unpacked"):
             extract(archive, tmp_path / "out")
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = tar_of({"1.jpg": b"one"}, tmp_path / "x.tgz")
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(
+        UserError, match=r"No space left on device\); make room .*the archive is kept"
+    ) as error:
+        extract(archive, tmp_path / "out")
+    assert not isinstance(error.value, BadArchive) and archive.is_file()
 
 
 @pytest.mark.parametrize("suffix", ["tgz", "zip"])

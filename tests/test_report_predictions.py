@@ -15,7 +15,7 @@ from cma_tune.predictions import FILE, load_predictions, save_predictions
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
-from cma_tune.records import find_results
+from cma_tune.records import Record, find_results
 
 FIGURES = {"test": "accuracy", "base": "base_accuracy", "novel": "novel_accuracy"}
 
@@ -38,6 +38,10 @@ def test_every_run_leaves_the_predictions_that_its_figures_come_from(runs: Path)
     for folder, record in find_results(runs):
         parts = load_predictions(folder)
         assert parts is not None
+        among_all = parts.pop("all", None)
+        assert (among_all is not None) == (record.protocol == "base-to-novel")
+        if among_all is not None:
+            check_among_all(record, among_all.tolist())
         assert set(parts) == {part for part, figure in FIGURES.items() if figure in record.figures}
         for part, pairs in parts.items():
             right = [predicted == true for predicted, true in pairs.tolist()]
@@ -49,6 +53,14 @@ def test_every_run_leaves_the_predictions_that_its_figures_come_from(runs: Path)
                 assert value == pytest.approx(100.0 * sum(of_class) / len(of_class))
         seen.add((record.protocol, record.selection is not None))
     assert seen == {("few-shot", False), ("few-shot", True), ("base-to-novel", False), ("zero-shot", False)}
+
+
+def check_among_all(record: Record, pairs: list[list[int]]) -> None:
+    """Each half's images among the names of both; the first half of the classes is base."""
+    half = (int(record.dataset["classes"]) + 1) // 2
+    for name, wanted in (("base", range(half)), ("novel", range(half, 2 * half))):
+        right = [predicted == true for predicted, true in pairs if true in wanted]
+        assert record.figures[f"{name}_accuracy_among_all"] == pytest.approx(100 * sum(right) / len(right))
 
 
 def test_two_bytes_a_class_unless_there_are_more_classes(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_lambda_in_another_form_of_the_loss_is_no_counterpart() -> None:
     assert any("release in its form of the loss (reduction=mean, normalize=true)" in n for n in sheet.notes)
 
 
+@pytest.mark.parametrize(
+    "origin", ["miniature of drawn images; …", "the source's own train, not the published split"]
+)
+def test_other_images_than_the_papers_are_not_judged(origin: str) -> None:
+    records = [
+        zero_shot(42.32, ZeroShotConfig(dataset="dtd", **RN50)),  # type: ignore[arg-type]
+        *few_shot({1: [46.0, 47.0, 48.0]}, config=dtd()),
+    ]
+    records = [replace(one, dataset={**one.dataset, "origin": origin}) for one in records]
+    assert [row[-1] for row in rows(records)] == ["–", "–"]
+    (sheet,) = against_paper(build_tables(records))
+    assert "Not judged, on a miniature or another split than the published one: dtd." in sheet.notes
+
+
 def test_averages_are_compared_over_all_eleven_alone() -> None:
     eleven = [
         one

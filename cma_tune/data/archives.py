@@ -65,6 +65,12 @@ def extract(archive: Path, target: Path, strip: str = "") -> int:
     except UserError:
         raise
     except _BROKEN as error:
+        # An error of the system says nothing of the archive: no room left, no right to write.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(
+                f"Expected to unpack {archive} into {target}, but it failed ({error.strerror}); make room "
+                "or choose another folder, the archive is kept."
+            ) from None
         raise BadArchive(
             f"Expected a whole tar or zip archive at {archive}, but it can't be unpacked ({error}); "
             "fetch it again."

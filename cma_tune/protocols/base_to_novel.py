@@ -91,4 +91,4 @@ def _one(setup: Setup, run: Run) -> Record:
     figures |= generalised(on_all)
     by_class = {"base": per_class(on_base, base_split.class_names), "novel": per_class(on_novel, novel_names)}
     record = make_record(setup, run, figures, by_class, started, training, base_split)
-    return leave(setup, run, record, learner, {"base": on_base, "novel": on_novel})
+    return leave(setup, run, record, learner, {"base": on_base, "novel": on_novel, "all": on_all})

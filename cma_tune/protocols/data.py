@@ -41,8 +41,17 @@ def data(config: DataConfig) -> None:
     if not len(required) <= len(words) <= len(names):
         wanted = " ".join(["cma-tune data", action, *names])
         raise UserError(f"Expected '{wanted}', got 'cma-tune data {' '.join(config.words)}'.")
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
         runs[action](config, *words)
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        if action not in ("fetch", "miniature"):
+            raise
+        raise UserError(
+            f"Expected to write to {error.filename}, but it can't be done ({error.strerror}); "
+            "choose another folder."
+        ) from None
 
 
 def _list(config: DataConfig, name: str | None = None) -> None:

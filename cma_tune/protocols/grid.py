@@ -71,7 +71,7 @@ def grid(config: GridConfig) -> None:
         _preview(config, tasks, records, without)
         return
     for name, reason in without.items():
-        print(f"{name}, left out: {reason}", flush=True)
+        print(f"{name}, recipe left out: {reason}", flush=True)
     for name, fault in target_faults(config, rest).items():  # not to be found when all is learned
         raise UserError(f"{name}: {fault}")
     forget_failures(tasks)
@@ -89,7 +89,7 @@ def grid(config: GridConfig) -> None:
             work(config, rest, progress.settle)
     print(progress.summary())
     for name, reason in without.items():
-        print(f"{name}, left out: {reason}")
+        print(f"{name}, recipe left out: {reason}")
     if progress.failed:
         print("the same command tries the failed ones again")
     if progress.failed or without:
@@ -101,7 +101,8 @@ def _preview(
 ) -> None:
     """Print what is to be done, how long it may take, and what is missing for it."""
     print(preview(config, tasks, records))
-    faults = {**without, **data_faults(config, [task for task in tasks if task not in records])}
+    faults = {f"{name} with its recipe": reason for name, reason in without.items()}
+    faults |= data_faults(config, [task for task in tasks if task not in records])
     for name, fault in faults.items():
         print(f"{name} can't run: {fault}")
     if faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -15,6 +15,7 @@ from cma_tune.config import (
     FewShotConfig,
     Precision,
     Run,
+    Weight,
     ZeroShotConfig,
     shared_entries,
 )
@@ -23,6 +24,7 @@ from cma_tune.data.own_catalog import own_weights
 from cma_tune.data.sources import default_templates
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
+from cma_tune.method_options import resolved_loss
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig, GridConfig
 from cma_tune.protocols.cross_dataset import check_targets, few_shot_config, transfer_run
 from cma_tune.protocols.runs import runs_of
@@ -74,15 +76,18 @@ def plan(config: GridConfig) -> list[Task]:
     tasks: list[Task] = []
     without = left_out(config)
     for name in dataset_names(config):
-        if name in without:
-            continue
         one = run_config(config, name)
-        check(one)
-        if config.protocol != "few-shot":
-            check_transfer(one, config.protocol)
+        if name in without:
+            one = without_recipe(one)
+        if one.weights:
+            check(one)
+            if config.protocol != "few-shot":
+                check_transfer(one, config.protocol)
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
             tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
+        if not one.weights:
+            continue
         if isinstance(one, CrossDatasetConfig):
             check_targets(one)
             learning = _learning_tasks("few-shot", few_shot_config(one))
@@ -95,7 +100,7 @@ def plan(config: GridConfig) -> list[Task]:
 
 
 def left_out(config: GridConfig) -> dict[str, str]:
-    """Why datasets have no runs in a grid: "recipe" is no λ of theirs.
+    """Why datasets have no runs with the λ "recipe" in a grid: it is none of theirs.
 
     Raises:
         UserError: it is none of any dataset's.
@@ -115,6 +120,15 @@ def left_out(config: GridConfig) -> dict[str, str]:
     if len(reasons) == len(names):
         raise UserError(next(iter(reasons.values())))
     return reasons
+
+
+def without_recipe(config: FewShotConfig) -> FewShotConfig:
+    """The same with the other λ alone, in the form of the loss that all runs of the command have."""
+    weights: list[Weight] = [weight for weight in config.weights if weight != "recipe"]
+    loss = resolved_loss(config.loss, of_release=True)
+    return replace(
+        config, weights=weights, loss=loss, select_weight=config.select_weight and len(weights) > 1
+    )
 
 
 def _learning_tasks(protocol: str, config: FewShotConfig) -> list[Task]:

@@ -35,6 +35,9 @@ from cma_tune.train import (
 
 CHECKPOINT = "checkpoint.safetensors"
 
+INDUCTIVE = "inductive"
+"""In a record: no test image takes part in training, not even without its label."""
+
 WALL_SECONDS = "wall_seconds_since_last_start"
 """In a record: seconds of the whole run, with encoding and evaluation.
 
@@ -129,7 +132,7 @@ def train_one(setup: Setup, run: Run, split: Split) -> tuple[Learner, dict[str, 
         report = fit(learner, data, how, setup.accelerator, checkpointing, label)
     finish_trackers(setup.accelerator)
     training = {
-        "setting": "inductive",  # no test image takes part, not even without its label
+        "setting": INDUCTIVE,
         "steps": report.steps,
         "losses": report.losses,
         "seconds_since_last_start": round(time.perf_counter() - started, 3),
@@ -188,6 +191,7 @@ def make_record(
         "split": setup.split_digest,
         "classes": len(split.class_names),
         "test_images": len(split.test),
+        "classes_without_test_image": len(split.classes_without("test")),
         "templates": list(setup.dataset.templates),
     }
     if picked is not None:

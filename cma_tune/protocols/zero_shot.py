@@ -12,7 +12,15 @@ from cma_tune.config import Run, ZeroShotConfig
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.learners import ZeroShot
 from cma_tune.metrics import harmonic_mean
-from cma_tune.protocols.runs import class_half, finished, generalised, leave, make_record, per_class
+from cma_tune.protocols.runs import (
+    INDUCTIVE,
+    class_half,
+    finished,
+    generalised,
+    leave,
+    make_record,
+    per_class,
+)
 from cma_tune.records import Record
 from cma_tune.train import Evaluation, evaluate
 
@@ -45,7 +53,8 @@ def zero_shot(config: ZeroShotConfig, setup: Setup | None = None) -> Record:
         mean = harmonic_mean(base, novel)
         figures |= {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": mean}
         figures |= generalised(result)
-    record = make_record(setup, run, figures, {"test": per_class(result, class_names)}, started)
+    by_class = {"test": per_class(result, class_names)}
+    record = make_record(setup, run, figures, by_class, started, {"setting": INDUCTIVE})
     leave(setup, run, record, tested={"test": result, **halves})
     setup.say(f"{run.folder()}: {record.headline()}")
     return record

@@ -103,6 +103,7 @@ def _sheet(place: Place) -> Sheet | None:
                 rules.add(len(rows))
             last = theirs.dataset
             comparable = _same_backbone(place) and _same_form(method, theirs.dataset)
+            comparable = comparable and not _of_other_images(method, theirs.dataset)
             rows.append(_row(theirs, method, cell, comparable))
     if not rows:
         return None
@@ -131,6 +132,9 @@ def _notes(place: Place) -> Iterable[str]:
         yield f"The paper's backbone is {backbone}: differences to {place.backbone} are not judged."
     elif "openai" not in place.backbone.split():
         yield f"The paper's {backbone} has OpenAI's weights."
+    other = sorted({name for m in (*place.zero_shot, *place.learned) for name in _of_other_images(m)})
+    if other:
+        yield f"Not judged, on a miniature or another split than the published one: {', '.join(other)}."
     if place.protocol == "few-shot":
         yield f"CoOp + CMA: λ of the authors' release in its {FORM}."
         others = [
@@ -150,6 +154,18 @@ def _same_form(method: Method, dataset: str = "average") -> bool:
     """Whether the runs on the dataset, or on all, had no penalty or the release's form of it."""
     groups = [group for (name, _), group in method.groups.items() if dataset in (name, "average")]
     return not any(r.weight and not in_release_form(r) for group in groups for r in group.records)
+
+
+def _of_other_images(method: Method, dataset: str = "average") -> set[str]:
+    """Out of a dataset, or of all, those whose runs were not on the images of the published split."""
+    return {
+        name
+        for (name, _), group in method.groups.items()
+        if dataset in (name, "average")
+        for record in group.records
+        if "not the published split" in (origin := str(record.dataset.get("origin", "")))
+        or origin.startswith("miniature")
+    }
 
 
 def _counterparts(place: Place, theirs: Published) -> list[Method]:
