@@ -20,6 +20,11 @@ NOTES = (
     "λ by validation is chosen on few-shot validation images alone: the fair choice.",
 )
 
+UNASKED = (
+    "The fair choice, by few-shot validation images, is made by the same command with --select-weight: it "
+    "trains nothing anew."
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -153,5 +158,5 @@ def _without_last_column(sheet: Sheet) -> Sheet:
         sheet,
         headers=sheet.headers[:-1],
         rows=tuple(row[:-1] for row in sheet.rows),
-        notes=(sheet.notes[0], *sheet.notes[2:]),
+        notes=(sheet.notes[0], UNASKED, *sheet.notes[2:]),
     )
