@@ -86,6 +86,7 @@ class Setup:
         self._picks: dict[tuple[int, int, bool], Split] = {}
         self._test: tuple[Tensor, Tensor] | None = None
         self._warned: set[str] = set()
+        self._again: dict[frozenset[str], int] = {}
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -292,9 +293,11 @@ class Setup:
 
     def trained_again(self, train: Sequence[Item]) -> int:
         """How many test images are among these training images by content; if any are, it warns of them."""
-        count, caution = trained_test_images(self.dataset, train)
-        self._warn(caution)
-        return count
+        keys = frozenset(item.key for item in train)
+        if keys not in self._again:  # the runs of one seed share their images
+            self._again[keys], caution = trained_test_images(self.dataset, train)
+            self._warn(caution)
+        return self._again[keys]
 
     def _warn(self, text: str | None) -> None:
         """Warn on the main process, once, if there is anything to say."""

@@ -90,6 +90,10 @@ class Record:
         """The method's key."""
         return str(self.config.get("learner", "zero_shot"))
 
+    def ground(self) -> list[Any]:
+        """What makes runs comparable: the split, and the backbone's weights and preprocessing."""
+        return [self.dataset.get("split"), *map(self.backbone.get, ("weights", "preprocessing"))]
+
     def headline(self) -> str:
         """The main accuracies in one line: not those of single targets, nor of halves among all names."""
         shown = {

@@ -10,12 +10,11 @@ nothing else to do. Features of the images that a method can store are stored be
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from method_rows import Cell, Cost, read_costs, write_costs
-from method_runs import RESULTS, WEIGHTS, command, measured, methods_of, of_cell
+from method_runs import RESULTS, WEIGHTS, command, flags_of, measured, methods_of, of_cell, parser_for
 
 
 def cost(method: str, common: list[str], frozen_images: bool, epochs: int, output: Path) -> Cost:
@@ -33,19 +32,12 @@ def cost(method: str, common: list[str], frozen_images: bool, epochs: int, outpu
 
 def main() -> None:
     """Measure what the table lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--data-root", default="data")
-    parser.add_argument("--backbone", default="embedded")
+    parser = parser_for(__doc__)
     parser.add_argument("--features", type=Path, default=Path("runs/methods/features"))
-    parser.add_argument("--only", help="methods, with commas between them")
-    parser.add_argument("--frozen-images", action="store_true", help="as of method_runs.py")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--table", type=Path, help="by default the repository's own")
     options = parser.parse_args()
     table = options.table or RESULTS / f"{options.dataset}_costs.csv"
-    common = [f"--dataset={options.dataset}", f"--data-root={options.data_root}"]
-    common += [f"--backbone={options.backbone}", f"--features-dir={options.features.resolve()}"]
+    common = [*flags_of(options), f"--features-dir={options.features.resolve()}"]
     for method in methods_of(options.only, options.frozen_images):
         costs = read_costs(table)
         if any(one.method == method for one in costs):

@@ -117,27 +117,38 @@ def of_cell(output: Path, cell: Cell) -> list[Record]:
     return [record for record in records if (record.learner, record.protocol, record.shots) == wanted]
 
 
-def main() -> None:
-    """Run what the table lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_for(description: str) -> argparse.ArgumentParser:
+    """What this script and `method_costs.py` take."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--only", help="methods, with commas between them")
     parser.add_argument(
         "--frozen-images",
         action="store_true",
         help="no method changes the image tower; LoRA takes the text's",
     )
-    parser.add_argument("--epochs", type=int, help="instead of each method's own")
     parser.add_argument("--table", type=Path, help="by default the repository's own")
+    return parser
+
+
+def flags_of(options: argparse.Namespace) -> list[str]:
+    """Dataset and backbone as `cma-tune` takes them."""
+    place = [f"--dataset={options.dataset}", f"--data-root={options.data_root}"]
+    return [*place, f"--backbone={options.backbone}"]
+
+
+def main() -> None:
+    """Run what the table lacks."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--epochs", type=int, help="instead of each method's own")
     options = parser.parse_args()
     table = options.table or RESULTS / f"{options.dataset}.csv"
     output = options.output / options.dataset
     output.mkdir(parents=True, exist_ok=True)
-    common = [f"--dataset={options.dataset}", f"--data-root={options.data_root}", f"--output={output}"]
-    common += [f"--backbone={options.backbone}"]
+    common = [*flags_of(options), f"--output={output}"]
     common += [f"--optim.epochs={options.epochs}"] if options.epochs else []
     for cell in cells(methods_of(options.only, options.frozen_images)):
         rows = read_rows(table)

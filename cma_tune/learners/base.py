@@ -138,7 +138,7 @@ class Learner(HubModel, nn.Module):
         """A loss that no step may raise to first order, one value per image ``[B]``; see `guide_weight`.
 
         The gradient of the objective loses its part against this one's gradient
-        (:func:`cma_tune.fitting.project_gradients`).
+        (:func:`cma_tune.fitting.project_gradient`).
         """
         return None
 

@@ -80,7 +80,6 @@ def grid(config: GridConfig) -> None:
         print(f"{len(records)} of {len(tasks)} runs finished before", flush=True)
     if rest:
         print(time_needed(config, tasks, rest), flush=True)
-    if rest:
         print("loading data and weights, then training", flush=True)
     if rest and (config.workers or config.cluster):
         watch(start_workers(config, len(rest)), progress)

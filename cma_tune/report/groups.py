@@ -238,10 +238,7 @@ def zero_shot_beside(learned: Record, several: Iterable[Record]) -> Record | Non
     Its templates are those of the dataset that `learned` knew; a saved prompt knows of none.
     """
 
-    def alike(record: Record) -> list[object]:
-        return [record.dataset.get("split"), *map(record.backbone.get, ("weights", "preprocessing"))]
-
-    found = [r for r in several if r.protocol == "zero-shot" and alike(r) == alike(learned)]
+    found = [r for r in several if r.protocol == "zero-shot" and r.ground() == learned.ground()]
     if templates := learned.dataset.get("templates"):
         found = [record for record in found if record.dataset.get("templates") == templates]
     return found[0] if len({record.run for record in found}) == 1 else None

@@ -30,6 +30,7 @@ from cma_tune.learners.base import Learner
 from cma_tune.serving import lookup_transformers
 from cma_tune.serving.classifier import check_mergeable, linear_rows
 from cma_tune.serving.description import FILE, Description, describe
+from cma_tune.serving.lookup_table import lookup_table
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PADDING = "<no class>"
@@ -112,8 +113,7 @@ def _preprocessing(backbone: Backbone) -> dict[str, Any]:
 
 def _weights(learner: Learner, rows: Tensor) -> dict[str, Tensor]:
     """The image tower as the learner has it, and a text tower that looks `rows` ``[C, D]`` up."""
-    features = rows.shape[1]
-    width = 2 * features
+    width = 2 * rows.shape[1]
     block = {
         "ln_1.weight": torch.ones(width),
         "ln_1.bias": torch.zeros(width),
@@ -128,16 +128,14 @@ def _weights(learner: Learner, rows: Tensor) -> dict[str, Tensor]:
         "mlp.c_proj.weight": torch.zeros(width, 1),
         "mlp.c_proj.bias": torch.zeros(width),
     }
-    # (√D·f, −√D·f) has mean 0 and variance 1, so LayerNorm only divides by √(1 + ε).
-    table = torch.cat([rows, -rows], dim=1) * features**0.5
-    shrunk = (1 + nn.LayerNorm(width).eps) ** 0.5
+    embedding, back = lookup_table(rows, nn.LayerNorm(width).eps)
     text = {
-        "token_embedding.weight": torch.cat([table, torch.zeros(1, width)]),
+        "token_embedding.weight": embedding,
         "positional_embedding": torch.zeros(1, width),
         **{f"transformer.resblocks.0.{name}": value for name, value in block.items()},
         "ln_final.weight": torch.ones(width),
         "ln_final.bias": torch.zeros(width),
-        "text_projection": torch.eye(width, features) * (shrunk / features**0.5),
+        "text_projection": back.T.contiguous(),
     }
     visual = {
         name: value.detach().float().cpu().contiguous() if value.is_floating_point() else value.cpu()

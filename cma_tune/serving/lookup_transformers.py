@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from cma_tune.clip.backbone import Backbone, Preprocessing
 from cma_tune.clip.sources import quiet_transformers
+from cma_tune.clip.transformers_text import features_of
 from cma_tune.errors import UserError
 from cma_tune.files import write_json
 from cma_tune.learners.base import Learner
+from cma_tune.serving.lookup_table import lookup_table
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 FILES = (CONFIG, WEIGHTS, PROCESSOR)
@@ -61,8 +63,8 @@ def text_features(folder: Path, classes: int, device: torch.device) -> tuple[Any
 
 
 def unit_features(output: Any) -> Tensor:
-    """The features ``[N, D]`` in what transformers 5 and 4 give, at unit length."""
-    return nn.functional.normalize(torch.as_tensor(getattr(output, "pooler_output", output)), dim=-1)
+    """The features ``[N, D]`` in what transformers gives, at unit length."""
+    return nn.functional.normalize(features_of(output), dim=-1)
 
 
 def _config(model: Any, classes: int, features: int) -> Any:
@@ -98,7 +100,7 @@ def _fill_image_side(model: Any, learner: Learner) -> None:
 
 
 def _fill_text_side(model: Any, rows: Tensor, backbone: Backbone) -> None:
-    text, features = model.text_model, rows.shape[1]
+    text = model.text_model
     projection = getattr(model, "text_projection", None)
     projection = getattr(text, "head", None) if projection is None else projection
     if projection is None or not hasattr(text, "final_layer_norm"):
@@ -111,12 +113,10 @@ def _fill_text_side(model: Any, rows: Tensor, backbone: Backbone) -> None:
     norm = text.final_layer_norm
     norm.weight.fill_(1.0)
     norm.bias.zero_()
-    # (√D·f, −√D·f) has mean 0 and variance 1, so LayerNorm only divides by √(1 + ε).
-    table = torch.cat([rows, -rows], dim=1) * features**0.5
-    text.embeddings.token_embedding.weight.copy_(torch.cat([table, torch.zeros(1, 2 * features)]))
+    embedding, back = lookup_table(rows, norm.eps)
+    text.embeddings.token_embedding.weight.copy_(embedding)
     text.embeddings.position_embedding.weight.zero_()
-    shrunk = (1 + norm.eps) ** 0.5
-    projection.weight.copy_(torch.eye(features, 2 * features) * (shrunk / features**0.5))
+    projection.weight.copy_(back)
     if projection.bias is not None:
         projection.bias.zero_()
     model.logit_scale.fill_(float(backbone.scale.log()))

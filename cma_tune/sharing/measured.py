@@ -108,7 +108,4 @@ def zero_shot_beside(run: Path, record: Record) -> Record | None:
     if not path.is_file():
         return None
     found = load_record(path)
-    same = found.dataset.get("split") == record.dataset.get("split")
-    digests = ("weights", "preprocessing")
-    same &= all(found.backbone.get(part) == record.backbone.get(part) for part in digests)
-    return found if same else None
+    return found if found.ground() == record.ground() else None
