@@ -392,3 +392,11 @@ def unit(features: Any) -> Tensor:
     """At unit length; transformers 5 gives an object, transformers 4 the features."""
     values = torch.as_tensor(getattr(features, "pooler_output", features))
     return values / values.norm(dim=1, keepdim=True)
+
+
+def test_a_card_from_before_there_was_a_choice_keeps_its_scale() -> None:
+    learner = make("clip-vit", rslora=False)
+    card = learner.describe()
+    assert Lora.from_card(backbone("clip-vit"), CLASS_NAMES, card, {}).options == learner.options
+    del card["options"]["rslora"]
+    assert Lora.from_card(backbone("clip-vit"), CLASS_NAMES, card, {}).options == learner.options

@@ -144,6 +144,7 @@ class Lora(Learner):
         for name in ("matrices", "layers"):
             if isinstance(options[name], list):
                 options[name] = tuple(options[name])
+        options.setdefault("rslora", False)  # cards from before there was a choice
         return cls(backbone, class_names, templates, LoraOptions(**options))
 
 
