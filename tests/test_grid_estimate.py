@@ -59,10 +59,14 @@ def test_a_dry_run_says_what_is_missing_by_dataset(
     config = grid_config(tmp_path / "runs", ["digits", colours, absent], shots=[1, 4], dry_run=True)
     with pytest.raises(SystemExit, match="1"):
         grid(config)
-    missing = [one for one in capsys.readouterr().out.splitlines() if " can't run: " in one]
+    out = capsys.readouterr().out
+    missing = [one for one in out.splitlines() if " can't run: " in one]
     assert len(missing) == 2
-    assert missing[0].startswith(f"{colours} can't run: Expected at least 4 training images per class")
+    few = "can't run: Expected at least 4 training images per class"
+    assert missing[0].startswith(f"4 of 8 runs of {colours} {few}")
     assert missing[1].startswith(f"{absent} can't run: Expected")
+    assert "24 runs: 0 done, 12 to do, 12 that can't run" in out
+    assert (out.count("to do  "), out.count("can't  ")) == (12, 12)
     assert not (tmp_path / "runs").exists()
     grid(replace(config, datasets=["digits", colours], allow_fewer_shots=True))
 
@@ -139,3 +143,21 @@ def test_time_left_is_counted_from_the_first_run_that_ended(
         progress.settle(task, record)
     left = [line.partition(" (about ")[2] for line in capsys.readouterr().out.splitlines()]
     assert left == ["", "20 s left)", "20 s left)", ""]  # (10 + 30) / 2 for the last one
+
+
+def test_what_was_trained_before_a_restart_does_not_count_as_done_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optim = replace(OPTIM, epochs=100)
+    tasks = plan(grid_config(tmp_path, ["digits"], seeds=[1], weights=[0.0], optim=optim))
+    now, epoch = [0.0], [60]  # of 100, when the grid starts again
+    monkeypatch.setattr(cma_tune.protocols.grid_progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        cma_tune.protocols.grid_progress, "read_position", lambda path: Position(epoch=epoch[0])
+    )
+    progress = Progress(tasks, {})
+    for seconds, trained in ((200.0, 60), (300.0, 61), (310.0 + SAY, 68)):
+        now[0], epoch[0] = seconds, trained
+        progress.look()
+    # Seven epochs in 70 seconds since the first new one; 32 are left. Loading took 300 seconds before it.
+    assert f"(about {duration(320)} left)" in capsys.readouterr().out

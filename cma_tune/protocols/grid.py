@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -99,12 +100,18 @@ def _preview(
     config: GridConfig, tasks: Sequence[Task], records: Mapping[Task, Record], without: Mapping[str, str]
 ) -> None:
     """Print what is to be done, how long it may take, and what is missing for it."""
-    print(preview(config, tasks, records))
-    faults = {f"{name} with its recipe": reason for name, reason in without.items()}
-    faults |= data_faults(config, [task for task in tasks if task not in records])
+    rest = [task for task in tasks if task not in records]
+    stuck = data_faults(config, rest)
+    targets = target_faults(config, rest)
+    stuck |= {task: "" for task in rest if targets and isinstance(task.run, TransferRun)}
+    print(preview(config, tasks, records, stuck))
+    faults = {f"{name} with its recipe": reason for name, reason in without.items()} | targets
     for name, fault in faults.items():
         print(f"{name} can't run: {fault}")
-    if faults:
+    for (name, fault), count in Counter((t.dataset, fault) for t, fault in stuck.items() if fault).items():
+        several = sum(task.dataset == name for task in rest)
+        print(f"{name if count == several else f'{count} of {several} runs of {name}'} can't run: {fault}")
+    if faults or stuck:
         raise SystemExit(1)
 
 

@@ -15,20 +15,29 @@ from cma_tune.protocols.selection import check_validation
 from cma_tune.records import Record, finished_on
 
 
-def data_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
-    """What of a dataset is absent, or too little for the runs: a sentence by dataset, none where all is well.
+def data_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[Task, str]:
+    """Which runs lack data, or enough of them: a sentence by task, none where all is well.
 
     Args:
         config: the grid's.
         tasks: those that are still to be done.
     """
-    faults: dict[str, str] = {}
+    faults: dict[Task, str] = {}
     for name in dict.fromkeys(task.dataset for task in tasks):
+        mine = [task for task in tasks if task.dataset == name]
         try:
-            _check_source(config, name, [task for task in tasks if task.dataset == name])
+            setup = Setup(run_config(config, name))
+            if config.protocol == "base-to-novel":
+                check_halves(setup)
         except UserError as error:
-            faults[name] = str(error)
-    return faults | target_faults(config, tasks)
+            faults |= dict.fromkeys(mine, str(error))
+            continue
+        for task in mine:
+            try:
+                _check_training(setup, task)
+            except UserError as error:
+                faults[task] = str(error)
+    return faults
 
 
 def check_finished(config: GridConfig, records: Mapping[Task, Record]) -> None:
@@ -59,16 +68,13 @@ def target_faults(config: GridConfig, tasks: Sequence[Task]) -> dict[str, str]:
     return faults
 
 
-def _check_source(config: GridConfig, name: str, tasks: Sequence[Task]) -> None:
-    setup = Setup(run_config(config, name))
-    if config.protocol == "base-to-novel":
-        check_halves(setup)
-    for task in tasks:
-        one = task.run.config
-        if not isinstance(one, FewShotConfig):
-            continue
-        setup.picks(one)
-        if one.select_weight:
-            check_validation(setup, one, "--select-weight", "give one λ")
-        if flag := searched(one):
-            check_validation(setup, one, flag, "give the values")
+def _check_training(setup: Setup, task: Task) -> None:
+    """Raise what the run would."""
+    config = task.run.config
+    if not isinstance(config, FewShotConfig):
+        return
+    setup.picks(config)
+    if config.select_weight:
+        check_validation(setup, config, "--select-weight", "give one λ")
+    if flag := searched(config):
+        check_validation(setup, config, flag, "give the values")

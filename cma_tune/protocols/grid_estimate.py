@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,12 +118,16 @@ def _alike(record: Record, config: FewShotConfig) -> bool:
     return all(record.config.get(name) == getattr(config, name) for name in names)
 
 
-def preview(config: GridConfig, tasks: Sequence[Task], done: Iterable[Task]) -> str:
-    """Every task, done or to do, and how long the rest may take."""
+def preview(
+    config: GridConfig, tasks: Sequence[Task], done: Iterable[Task], stuck: Collection[Task] = ()
+) -> str:
+    """Every task, done, to do or without data to do it, and how long those to do may take."""
     finished = set(done)
-    lines = [f"{'done ' if task in finished else 'to do'}  {task.run.folder()}" for task in tasks]
-    rest = [task for task in tasks if task not in finished]
-    lines.append(f"{len(tasks)} runs: {len(finished)} done, {len(rest)} to do")
+    rest = [task for task in tasks if task not in finished and task not in stuck]
+    states = dict.fromkeys(rest, "to do") | dict.fromkeys(stuck, "can't") | dict.fromkeys(finished, "done ")
+    lines = [f"{states[task]}  {task.run.folder()}" for task in tasks]
+    counts = f"{len(tasks)} runs: {len(finished)} done, {len(rest)} to do"
+    lines.append(f"{counts}, {len(stuck)} that can't run" if stuck else counts)
     return "\n".join([*lines, *([time_needed(config, tasks, rest)] if rest else [])])
 
 

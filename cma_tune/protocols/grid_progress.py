@@ -40,6 +40,8 @@ class Progress:
         # From the first sign of work: before it, processes start and libraries, dataset and weights load.
         self._first: tuple[float, float] | None = None
         self._done = 0.0
+        # What a killed grid had trained of runs that it did not end took none of the time that is counted.
+        self._before = {task: self._left[task] * share for task, share in self._trained().items()}
         self._looked = self._said = time.monotonic()
         self._lock = threading.RLock()
         self.failed: dict[Task, str] = {}
@@ -56,8 +58,9 @@ class Progress:
                 return
             amount = self._left.pop(task)
             left = ""
+            before = self._before.pop(task, 0.0)
             if isinstance(outcome, Record):
-                self._done += amount
+                self._done += amount - before
                 left = self._time_left(self._trained())
                 text = outcome.headline()
             else:
@@ -118,9 +121,9 @@ class Progress:
     def _time_left(self, trained: Mapping[Task, float]) -> str:
         """From the work since the first sign of it; nothing without any."""
         running = sum(self._left[task] * share for task, share in trained.items())
-        now, done = time.monotonic(), self._done + running
+        now, done = time.monotonic(), self._done + running - sum(self._before.values())
         rest = sum(self._left.values()) - running
-        if self._first is None and done:
+        if self._first is None and done > 0:
             self._first = (now, done)
         if self._first is None or done <= self._first[1] or not rest:
             return ""
