@@ -62,7 +62,9 @@ def test_quick_runs_everything_on_a_miniature(
     monkeypatch.setattr(sys, "argv", ["eurosat.py", "--quick", "--seeds", "1", "--format", "csv"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(FOLDER / "eurosat.py"), run_name="__main__")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "eurosat," in line]
+    printed = capsys.readouterr()
+    assert "two training images per class whatever the shots" in printed.err
+    lines = [line for line in printed.out.splitlines() if "eurosat," in line]
     methods = [line.split("eurosat,", 1)[1].rsplit(",", 1)[0].replace('"', "") for line in lines]
     names = [method.split(",")[0] + ("," + method.split(",")[1]) * ("CMA" in method) for method in methods]
     assert names == [
@@ -102,5 +104,5 @@ def test_mistakes_are_sentences_and_a_dry_run_says_what_is_missing(
     out = capsys.readouterr().out
     # Five shots and two seeds, with zero-shot; then those of CoOp + CMA, and eleven λ base-to-novel.
     for runs in (11, 10, 22):
-        assert f"{runs} runs: 0 done, {runs} to do" in out
+            assert f"{runs} runs: 0 done, 0 to do, {runs} that can't run" in out
     assert out.count("dtd can't run: Expected") == 3 and not (tmp_path / "runs").exists()

@@ -14,7 +14,7 @@ import pytest
 from test_report_tables import accuracy, base_to_novel, few_shot, zero_shot
 
 from cma_tune.cli import main
-from cma_tune.config import ContextConfig, FewShotConfig, ZeroShotConfig
+from cma_tune.config import BaseToNovelConfig, ContextConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.records import save_record
 from cma_tune.report import build_tables, format_tables, report
@@ -43,6 +43,33 @@ def test_csv_is_tidy_and_holds_every_figure() -> None:
     assert baseline["mean"] == 60.0 and baseline.shots == 0 and pd.isna(baseline.weight)
     assert set(frame[frame.protocol == "base-to-novel"].metric) >= {"harmonic_mean", "novel_class_similarity"}
     assert not frame.duplicated(["protocol", "dataset", "backbone", "method", "shots", "metric"]).any()
+
+
+def test_csv_ends_with_the_averages_over_datasets() -> None:
+    def on(dataset: str) -> FewShotConfig:
+        return FewShotConfig(dataset=dataset)
+
+    records = [
+        *few_shot({1: [70.0, 72.0], 4: [80.0, 84.0]}, config=on("dtd")),
+        *few_shot({1: [50.0, 56.0]}, config=on("eurosat")),
+        *base_to_novel([(80, 60)], 0.5, BaseToNovelConfig(dataset="dtd")),
+        *base_to_novel([(60, 40)], 0.5, BaseToNovelConfig(dataset="eurosat")),
+    ]
+    frame = pd.read_csv(io.StringIO(format_tables(build_tables(records), "csv")))
+    over = frame[frame.dataset.str.startswith("average")]
+    few, halves = over[over.protocol == "few-shot"], over[over.protocol == "base-to-novel"]
+    assert list(zip(few.dataset, few.shots, few["mean"], few.seeds, strict=True)) == [
+        ("average over 2", 1, 62.0, 2),  # by seed 60 and 64
+        ("average over 1 of 2", 4, 82.0, 2),
+    ]
+    assert few.interval.iloc[0] == pytest.approx(1.96 * 2 / 2**0.5)
+    by_metric = dict(zip(halves.metric, halves["mean"], strict=True))
+    assert by_metric == {
+        "base_accuracy": 70.0,
+        "novel_accuracy": 50.0,
+        "harmonic_mean": pytest.approx(7000 / 120),
+    }
+    assert set(halves.weight) == {0.5}
 
 
 def test_markdown_marks_the_best_of_several_methods_only() -> None:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_report_tables import base_to_novel, few_shot, record, zero_shot
 
 from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig, ZeroShotConfig, expand
 from cma_tune.metrics import harmonic_mean
+from cma_tune.predictions import save_predictions
 from cma_tune.records import Record, save_record
 from cma_tune.report import build_tables, report
 from cma_tune.report.methods import places
@@ -92,6 +94,42 @@ def test_h_of_the_averages_is_of_average_base_and_novel() -> None:
     values = [entry.value for entry in sheet.rows[-1] if isinstance(entry, Entry)]
     by_seed = [harmonic_mean(75, 65), harmonic_mean(75, 45)]
     assert values == pytest.approx([75.0, 55.0, sum(by_seed) / 2])
+
+
+def test_both_halves_among_all_names_have_a_table_over_datasets_and_tests(tmp_path: Path) -> None:
+    records = []
+    for dataset, weight, right in (
+        ("dtd", 0.0, 4),
+        ("dtd", 0.5, 7),
+        ("eurosat", 0.0, 2),
+        ("eurosat", 0.5, 2),
+    ):
+        (one,) = base_to_novel([(80, 60)], weight, BaseToNovelConfig(dataset=dataset))
+        # Four classes of five images each; the first half is base. All base images are right.
+        true = torch.arange(4).repeat_interleave(5)
+        seen = true.clone()
+        seen[10 + right :] = 0
+        among = {"base_accuracy": 100.0, "novel_accuracy": 10.0 * right}
+        among["harmonic_mean"] = harmonic_mean(*among.values())
+        figures = {**one.figures, **{f"{name}_among_all": value for name, value in among.items()}}
+        per_class = {"base": {"a": 1.0, "b": 1.0}, "novel": {"c": 1.0, "d": None}}
+        records.append(replace(one, figures=figures, per_class=per_class))
+        save_predictions(tmp_path / one.run, {"all": torch.stack([seen, true], dim=1)})
+    over = next(one for one in sheets(records) if one.title.startswith("Generalised base-to-novel"))
+    assert over.headers == ("dataset", "method", "base", "novel", "H")
+    assert texts(over)[-2:] == [  # H of (100, 30) and of (100, 45)
+        ["average over 2", "CoOp", "100.00", "30.00", f"{6000 / 130:.2f}"],
+        ["", "CoOp + CMA, λ=0.5", "100.00", "45.00", f"{9000 / 145:.2f}"],
+    ]
+    folders = {one.run: tmp_path / one.run for one in records}
+    (paired,) = paired_sheets(build_tables(records), ("coop", "coop+cma-0.5"), folders)
+    rows = [
+        row for row in texts(paired) if row[:3] == ["dtd", "novel among all, 16 shots", "McNemar, seed 1"]
+    ]
+    assert [row[3:7] for row in rows] == [["10", "40.00", "70.00", "+30.00"]]
+    assert rows[0][-1] == "0.2500"  # three images, all for the second: 2·2⁻³
+    rows = [row for row in texts(paired) if row[:3] == ["dtd", "base among all, 16 shots", "McNemar, seed 1"]]
+    assert [row[3:7] for row in rows] == [["10", "100.00", "100.00", "+0.00"]]
 
 
 def test_h_by_lambda_is_averaged_and_chosen_as_in_the_other_tables() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 from cma_tune.errors import UserError, nearest
 from cma_tune.report.escapes import markdown_escaped
 from cma_tune.report.latex import latex_table, latex_tables
-from cma_tune.report.tables import Table
+from cma_tune.report.methods import Place, averages, having_all, places
+from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Table
 
 CSV_COLUMNS = (
     "protocol", "dataset", "backbone", "method", "weight", "shots", "metric", "mean", "interval", "seeds"
 )  # fmt: skip
 """`weight` is λ, empty for zero-shot and for a λ chosen by seed; `interval` is empty for a single run;
-`seeds` is the number of runs behind the mean."""
+`seeds` is the number of runs behind the mean. Averages over datasets follow, with "average over 11" (or "3 of
+11") for the dataset; where these have other seeds, `seeds` is empty."""
 
 NO_RUN = "–"
 BOLD_NOTE = "Bold: the highest mean of a column, which is no test of significance."
@@ -103,7 +106,27 @@ def _csv(tables: Sequence[Table]) -> str:
                 interval = "" if cell.interval is None else cell.interval
                 figures = (cell.shots, cell.metric, cell.mean, interval, len(cell.values))
                 writer.writerow((protocol, table.dataset, table.backbone, row.group.name, weight, *figures))
+    for place in places(tables):
+        writer.writerows(_averages(place) if len(place.datasets) > 1 else ())
     return buffer.getvalue()
+
+
+def _averages(place: Place) -> Iterable[tuple[object, ...]]:
+    """Lines of averages over datasets; those over fewer than the place has say so."""
+    several = len(place.datasets)
+    together = (("accuracy",),) if place.protocol == "few-shot" else (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))
+    for method, metrics in product(place.methods, together):
+        zero_shot = method.learner == "zero_shot"
+        for shots in [0] if zero_shot else place.shots:
+            having = len(having_all(method, place.datasets, shots, metrics))
+            over = f"average over {several if having == several else f'{having} of {several}'}"
+            for metric, cell in averages(method, place.datasets, shots, metrics).items():
+                interval = "" if cell.interval is None else cell.interval
+                weight = "" if method.weight is None else method.weight
+                kind = "zero-shot" if zero_shot else place.protocol
+                seeds = len(cell.seeds) or ""
+                figures = (shots, metric, cell.mean, interval, seeds)
+                yield (kind, over, place.backbone, method.name, weight, *figures)
 
 
 def _markdown(table: Table) -> str:

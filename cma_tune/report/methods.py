@@ -7,10 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
-from cma_tune.report.tables import Cell, Row, Table
+from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Row, Table
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""
+_PROTOCOLS = {
+    "zero-shot": "few-shot",
+    "few-shot": "few-shot",
+    "base-to-novel": "base-to-novel",
+    "generalised base-to-novel": "base-to-novel",  # the same runs, other figures
+}
+_HALVES = {h: (base, novel) for base, novel, h in (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))}
 AVERAGE_OF_H = (
     "Average H: the harmonic mean of average base and average novel accuracy, as in the literature."
 )
@@ -89,8 +96,8 @@ def places(tables: Iterable[Table]) -> list[Place]:
     """
     found: dict[tuple[str, str], list[Table]] = {}
     for table in tables:
-        if table.protocol in ("zero-shot", "few-shot", "base-to-novel"):
-            protocol = "base-to-novel" if table.protocol == "base-to-novel" else "few-shot"
+        if table.protocol in _PROTOCOLS:
+            protocol = _PROTOCOLS[table.protocol]
             found.setdefault((protocol, table.backbone), []).append(table)
     return [_place(*key, several) for key, several in sorted(found.items(), reverse=True)]
 
@@ -185,11 +192,16 @@ def average(cells: Sequence[Cell]) -> Cell:
     return Cell(first.metric, first.shots, (mean,), ())
 
 
+def having_all(method: Method, datasets: Iterable[str], shots: int, metrics: Sequence[str]) -> list[str]:
+    """Those of the datasets on which the method has every figure."""
+    return [name for name in datasets if all(method.cell(name, shots, metric) for metric in metrics)]
+
+
 def averages(
     method: Method, datasets: Iterable[str], shots: int, metrics: Sequence[str]
 ) -> Mapping[str, Cell]:
     """Averages over datasets that have every figure; H as `average_figure` has it."""
-    full = [name for name in datasets if all(method.cell(name, shots, metric) for metric in metrics)]
+    full = having_all(method, datasets, shots, metrics)
     found = {metric: average_figure(dict.fromkeys(full, method), shots, metric) for metric in metrics}
     return {metric: cell for metric, cell in found.items() if cell}
 
@@ -200,10 +212,10 @@ def average_figure(methods: Mapping[str, Method], shots: int, metric: str) -> Ce
     H is the harmonic mean of the averages of base and novel accuracy, by seed, as in the literature's tables;
     the mean of the datasets' H is another number.
     """
-    if metric == "harmonic_mean":
+    if metric in _HALVES:
         from cma_tune.metrics import harmonic_mean  # loads torch
 
-        base, novel = (average_figure(methods, shots, f"{half}_accuracy") for half in ("base", "novel"))
+        base, novel = (average_figure(methods, shots, half) for half in _HALVES[metric])
         if base is None or novel is None:
             return None
         values = tuple(harmonic_mean(b, n) for b, n in zip(base.values, novel.values, strict=True))

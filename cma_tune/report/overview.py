@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, averages, places
+from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, averages, having_all, places
 from cma_tune.report.sheets import Content, Entry, Sheet
-from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Table
+from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
 
 BOLD = "Bold: the highest mean of a dataset's methods, which is no test of significance."
@@ -25,6 +25,8 @@ def overview_sheets(tables: Sequence[Table]) -> list[Sheet]:
             sheets.append(few_shot_sheet(place))
         else:
             sheets += [halves_sheet(place, shots) for shots in place.shots]
+            among_all = [halves_sheet(place, shots, AMONG_ALL) for shots in place.shots]
+            sheets += [sheet for sheet in among_all if sheet.rows]
         sheets += weight_sheets(place)
     return sheets
 
@@ -54,22 +56,29 @@ def few_shot_sheet(place: Place) -> Sheet:
         if not body:
             rest = ["", *[None] * len(place.shots)] if place.learned else []
             rows.append((name, *beside, *rest))
-    title = f"Few-shot accuracy (%) over datasets: backbone {place.backbone}"
+    protocol = "Few-shot" if place.learned else "Zero-shot"
+    title = f"{protocol} accuracy (%) over datasets: backbone {place.backbone}"
     labels = 2 + len(zero_shot) if place.learned else 1
     averages = frozenset(range(max(rules), len(rows)))
     notes = _notes(place, "accuracy")
     return Sheet(title, headers, tuple(rows), notes, frozenset(rules), labels, BOLD, averages)
 
 
-def halves_sheet(place: Place, shots: int) -> Sheet:
-    """Base, novel and harmonic mean of every dataset by method, with averages below."""
+def halves_sheet(place: Place, shots: int, metrics: Mapping[str, str] = BASE_TO_NOVEL) -> Sheet:
+    """Base, novel and harmonic mean of every dataset by method, with averages below.
+
+    Args:
+        place: of base-to-novel.
+        shots: training images per class.
+        metrics: `BASE_TO_NOVEL`, or `AMONG_ALL` for each half's images among the names of both.
+    """
     rows: list[tuple[Content, ...]] = []
     rules: set[int] = set()
     for dataset in [*place.datasets, None]:
         if rows:
             rules.add(len(rows))
         body = [
-            (method, [_figure(method, place, dataset, shots, metric) for metric in BASE_TO_NOVEL])
+            (method, [_figure(method, place, dataset, shots, metric) for metric in metrics])
             for method in place.methods
         ]
         body = [(method, figures) for method, figures in body if any(figures)]
@@ -77,20 +86,19 @@ def halves_sheet(place: Place, shots: int) -> Sheet:
         for number, ((method, _), figures) in enumerate(zip(body, marked, strict=True)):
             name = (dataset or f"average over {len(place.datasets)}") if number == 0 else ""
             rows.append((name, method.name, *figures))
-    title = f"Base-to-novel accuracy (%) over datasets at {shots_text(shots)}: backbone {place.backbone}"
-    notes = (
-        *_notes(place, "harmonic_mean"),
-        AVERAGE_OF_H,
-    )
+    *_, h = metrics
+    kind = "Base-to-novel" if metrics is BASE_TO_NOVEL else "Generalised base-to-novel"
+    title = f"{kind} accuracy (%) over datasets at {shots_text(shots)}: backbone {place.backbone}"
+    notes = (*_notes(place, h), AVERAGE_OF_H)
     return Sheet(
         title,
-        ("dataset", "method", *BASE_TO_NOVEL.values()),
+        ("dataset", "method", *metrics.values()),
         tuple(rows),
         notes,
         frozenset(rules),
         2,
         BOLD,
-        frozenset(range(max(rules), len(rows))),
+        frozenset(range(max(rules, default=0), len(rows))),
     )
 
 
@@ -99,11 +107,11 @@ def _figure(method: Method, place: Place, dataset: str | None, shots: int, metri
     if dataset is not None:
         cell = method.cell(dataset, shots, metric)
         return _entry(cell) if cell else None
-    metrics = list(BASE_TO_NOVEL) if metric in BASE_TO_NOVEL else [metric]
+    metrics = next((list(several) for several in (BASE_TO_NOVEL, AMONG_ALL) if metric in several), [metric])
     cell = averages(method, place.datasets, shots, metrics).get(metric)
     if cell is None:
         return None
-    having = sum(all(method.cell(name, shots, one) for one in metrics) for name in place.datasets)
+    having = len(having_all(method, place.datasets, shots, metrics))
     partial = "" if having == len(place.datasets) else f"({having} of {len(place.datasets)})"
     return replace(_entry(cell), note=partial)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from cma_tune.errors import UserError, nearest
 from cma_tune.metrics.significance import image_test, paired_t_test, sign_test
@@ -14,12 +17,16 @@ from cma_tune.report.methods import Method, Place, places
 from cma_tune.report.sheets import Content, Entry, Sheet, Span
 from cma_tune.report.tables import Table
 
+BASE_OF_ALL, NOVEL_OF_ALL = "base of all", "novel of all"
 METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
     "few-shot": {"accuracy": ("accuracy", "test")},
     "base-to-novel": {
         "base_accuracy": ("base", "base"),
         "novel_accuracy": ("novel", "novel"),
         "harmonic_mean": ("H", None),
+        "base_accuracy_among_all": ("base among all", BASE_OF_ALL),
+        "novel_accuracy_among_all": ("novel among all", NOVEL_OF_ALL),
+        "harmonic_mean_among_all": ("H among all", None),
     },
 }
 """Figure: how it is called, and the list of images it is made from."""
@@ -111,6 +118,7 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
                 if before is None or after is None:
                     continue
                 pairs = _by_seed(first, second, dataset, shots)
+                pairs = [pair for pair in pairs if all(metric in one.figures for one in pair)]
                 if not pairs:
                     continue
                 values = [(one.figures[metric], other.figures[metric]) for one, other in pairs]
@@ -130,7 +138,7 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
     headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
     title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
     notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
-    if any(row[2] == "paired t over datasets" and str(row[1]).startswith("H,") for row in rows):
+    if any(row[2] == "paired t over datasets" and str(row[1]).startswith("H") for row in rows):
         notes.append(MEAN_OF_H)
     over = frozenset(number for number, row in enumerate(rows) if str(row[0]).startswith("all "))
     return Sheet(
@@ -178,10 +186,9 @@ def _images(
     sides = []
     for record in (first, second):
         folder = folders.get(record.run)
-        stored = load_predictions(folder) if folder else None
-        if folder is None or stored is None or part not in stored:
+        pairs = _stored(record, folder, part) if folder else None
+        if folder is None or pairs is None:
             return None
-        pairs = stored[part]
         accuracy = 100.0 * float((pairs[:, 0] == pairs[:, 1]).double().mean())
         if abs(accuracy - record.figures[metric]) > 1e-6:
             raise UserError(
@@ -200,6 +207,17 @@ def _images(
         Entry(test.difference, signed=True),
     )
     return (f"McNemar, seed {seed}", str(test.images), *figures, Span(test.low, test.high), _p(test.p))
+
+
+def _stored(record: Record, folder: Path, part: str) -> Tensor | None:
+    """Predicted and true classes of a list of images, or of a half of it; None where they were not stored."""
+    stored = load_predictions(folder) or {}
+    if part not in (BASE_OF_ALL, NOVEL_OF_ALL):
+        return stored.get(part)
+    if "all" not in stored:
+        return None
+    pairs, half = stored["all"], math.ceil(sum(map(len, record.per_class.values())) / 2)
+    return pairs[(pairs[:, 1] < half) == (part == BASE_OF_ALL)]
 
 
 def _p(p: float) -> Entry:
