@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from cma_tune.companion_options import LabConfig, SemiSupervisedConfig, SupervisedConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig, trains_images
 from cma_tune.errors import UserError
 from cma_tune.method_facts import BLOCKS, FULL_BATCH, OWN_CLASSES, UNTRAINED
 from cma_tune.method_options import LORA_MATRICES, RELEASE_FORM, LoraConfig, LossConfig, lora_layers
+from cma_tune.value_checks import (
+    above_zero,
+    at_least,
+    check_axis,
+    check_output,
+    check_seeds,
+    from_0_to_1,
+    not_negative,
+)
 
 
 def check(config: ZeroShotConfig) -> None:
@@ -20,9 +26,9 @@ def check(config: ZeroShotConfig) -> None:
     Raises:
         UserError: naming the flag, what is expected and what came.
     """
-    _at_least("workers", config.workers, 0)
-    _at_least("eval_batch_size", config.eval_batch_size, 1)
-    _check_output(config.output)
+    at_least("workers", config.workers, 0)
+    at_least("eval_batch_size", config.eval_batch_size, 1)
+    check_output(config.output)
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)
@@ -51,31 +57,12 @@ def check_transfer(config: FewShotConfig, what: str) -> None:
         )
 
 
-def _check_output(output: str) -> None:
-    if Path(output).exists() and not Path(output).is_dir():
-        raise UserError(f"Expected a folder for --output, got the file {output}.")
-
-
-def _check_axis(name: str, values: Sequence[object]) -> None:
-    if not values:
-        raise UserError(f"Expected at least one value for --{name}, got none.")
-    if len(set(values)) < len(values):
-        raise UserError(f"Expected every value of --{name} once, got {values}.")
-
-
-def _check_seeds(seeds: Sequence[int]) -> None:
-    _check_axis("seeds", seeds)
-    for seed in seeds:
-        if not 0 <= seed < 2**32:  # NumPy's generator takes no others
-            raise UserError(f"Expected --seeds from 0 to {2**32 - 1}, got {seed}.")
-
-
 def _check_sweep(config: FewShotConfig) -> None:
-    _check_axis("shots", config.shots)
-    _check_seeds(config.seeds)
-    _check_axis("weights", config.weights)
+    check_axis("shots", config.shots)
+    check_seeds(config.seeds)
+    check_axis("weights", config.weights)
     for shots in config.shots:
-        _at_least("shots", shots, 1)
+        at_least("shots", shots, 1)
     for weight in config.weights:
         if not isinstance(weight, str) and not 0 <= weight <= 1:
             raise UserError(f"Expected λ between 0 and 1 in --weights, got {weight}.")
@@ -101,33 +88,33 @@ def _word(value: object) -> str:
 
 
 def _check_training(config: FewShotConfig) -> None:
-    _at_least("context.tokens", config.context.tokens, 1)
-    _at_least("views", config.views, 0)
+    at_least("context.tokens", config.context.tokens, 1)
+    at_least("views", config.views, 0)
     if config.views and config.train_features == "live":
         raise UserError(
             f"Expected --views with --train_features stored, got {config.views} views of live features; "
             "live features are encoded anew in every epoch."
         )
-    _at_least("text_chunk", config.text_chunk, 0)
+    at_least("text_chunk", config.text_chunk, 0)
     if not 0 < config.text_memory < math.inf:
         raise UserError(f"Expected a finite --text_memory above 0, in GiB, got {config.text_memory}.")
     if not 0 <= config.image_memory < math.inf:
         raise UserError(f"Expected a finite --image_memory of at least 0 GiB, got {config.image_memory}.")
-    _at_least("checkpoint_every", config.checkpoint_every, 0)
+    at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
     for name in ("batch_size", "epochs", "steps_per_shot"):
         if getattr(optim, name) is not None:
-            _at_least(f"optim.{name}", getattr(optim, name), 1)
+            at_least(f"optim.{name}", getattr(optim, name), 1)
     if optim.lr is not None:
-        _above_zero("optim.lr", optim.lr)
+        above_zero("optim.lr", optim.lr)
     for name in ("warmup_lr", "momentum", "weight_decay"):
         if getattr(optim, name) is not None:
-            _not_negative(f"optim.{name}", getattr(optim, name))
+            not_negative(f"optim.{name}", getattr(optim, name))
     if not 0 < config.augment.scale_min <= 1:
         raise UserError(
             f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}."
         )
-    _from_0_to_1("augment.flip", config.augment.flip)
+    from_0_to_1("augment.flip", config.augment.flip)
 
 
 def _check_method(config: FewShotConfig) -> None:
@@ -150,15 +137,15 @@ def _check_method(config: FewShotConfig) -> None:
             f"Expected all images in a batch of lp_plus_plus, whose steps follow from all of them, got "
             f"--optim.batch_size {config.optim.batch_size}; leave it out."
         )
-    _not_negative("kgcoop.weight", config.kgcoop.weight)
-    _not_negative("prograd.weight", config.prograd.weight)
-    _above_zero("prograd.temperature", config.prograd.temperature)
-    _not_negative("tcp.weight", config.tcp.weight)
+    not_negative("kgcoop.weight", config.kgcoop.weight)
+    not_negative("prograd.weight", config.prograd.weight)
+    above_zero("prograd.temperature", config.prograd.temperature)
+    not_negative("tcp.weight", config.tcp.weight)
     if config.tcp.layer is not None:
-        _at_least("tcp.layer", config.tcp.layer, 1)
-    _not_negative("tip.alpha", config.tip.alpha)
-    _above_zero("tip.beta", config.tip.beta)
-    _from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
+        at_least("tcp.layer", config.tcp.layer, 1)
+    not_negative("tip.alpha", config.tip.alpha)
+    above_zero("tip.beta", config.tip.beta)
+    from_0_to_1("clip_adapter.ratio", config.clip_adapter.ratio)
     _check_prompts(config)
     _check_lora(config.lora)
 
@@ -170,21 +157,21 @@ def _check_prompts(config: FewShotConfig) -> None:
         for entry in ("tokens", "image_tokens", "depth"):
             number = getattr(options, entry, None)
             if number is not None:
-                _at_least(f"{name}.{entry}", number, 1)
+                at_least(f"{name}.{entry}", number, 1)
     promptsrc = config.promptsrc
-    _not_negative("promptsrc.text_weight", promptsrc.text_weight)
-    _not_negative("promptsrc.image_weight", promptsrc.image_weight)
+    not_negative("promptsrc.text_weight", promptsrc.text_weight)
+    not_negative("promptsrc.image_weight", promptsrc.image_weight)
     if promptsrc.mean is not None:
-        _not_negative("promptsrc.mean", promptsrc.mean)
-    _above_zero("promptsrc.std", promptsrc.std)
+        not_negative("promptsrc.mean", promptsrc.mean)
+    above_zero("promptsrc.std", promptsrc.std)
 
 
 def _check_lora(lora: LoraConfig) -> None:
-    _at_least("lora.rank", lora.rank, 1)
-    _above_zero("lora.alpha", lora.alpha)
+    at_least("lora.rank", lora.rank, 1)
+    above_zero("lora.alpha", lora.alpha)
     if not 0 <= lora.dropout < 1:
         raise UserError(f"Expected --lora.dropout of at least 0 and below 1, got {lora.dropout}.")
-    _check_axis("lora.matrices", lora.matrices)
+    check_axis("lora.matrices", lora.matrices)
     for matrix in lora.matrices:
         if matrix not in LORA_MATRICES:
             raise UserError(
@@ -205,100 +192,3 @@ def _check_lora(lora: LoraConfig) -> None:
             "Expected --lora.layers all, last:N for the last N blocks, or different numbers of blocks, from "
             f"0, with commas between, got '{lora.layers}'."
         )
-
-
-def check_companion(config: SupervisedConfig) -> None:
-    """Check all values of a companion's command before anything is loaded.
-
-    Raises:
-        UserError: naming the flag, what is expected and what came.
-    """
-    _check_output(config.output)
-    _check_axis("labels", config.labels)
-    _check_seeds(config.seeds)
-    for labels in config.labels:
-        _at_least("labels", labels, 0)
-    if config.image_size is not None:
-        _at_least("image_size", config.image_size, 8)  # four halvings leave a pixel
-    _at_least("eval_every", config.eval_every, 0)
-    _at_least("eval_batch_size", config.eval_batch_size, 1)
-    _at_least("checkpoint_every", config.checkpoint_every, 0)
-    for name in ("max_mi", "min_hd"):
-        _not_negative(name, getattr(config, name))
-    if config.flip is not None:
-        _from_0_to_1("flip", config.flip)
-    _check_schedule(config)
-    if isinstance(config, SemiSupervisedConfig):
-        _check_matching(config)
-    if isinstance(config, LabConfig):
-        _check_lab(config)
-
-
-def _check_schedule(config: SupervisedConfig) -> None:
-    schedule = config.schedule
-    for name in ("steps", "batch_size", "ratio"):
-        number = getattr(schedule, name)
-        if number is not None:
-            _at_least(f"schedule.{name}", number, 1)
-    _above_zero("schedule.lr", schedule.lr)
-    if not isinstance(schedule.weight_decay, str):
-        _not_negative("schedule.weight_decay", schedule.weight_decay)
-    for name in ("momentum", "ema"):
-        value = getattr(schedule, name)
-        if value is not None and not 0 <= value < 1:
-            raise UserError(f"Expected --schedule.{name} of at least 0 and below 1, got {value}.")
-
-
-def _check_matching(config: SemiSupervisedConfig) -> None:
-    matching = config.matching
-    if 0 in config.labels and config.algorithm != "supervised":
-        raise UserError(
-            f"Expected a number of labelled images in --labels for {config.algorithm}, got 0, which is all; "
-            "use cma-tune supervised to train on all labels."
-        )
-    for name in ("unlabelled_weight", "fairness_weight", "transport_weight"):
-        value = getattr(matching, name)
-        if value is not None:
-            _not_negative(f"matching.{name}", value)
-    for name in ("threshold", "momentum"):
-        _from_0_to_1(f"matching.{name}", getattr(matching, name))
-
-
-def _check_lab(config: LabConfig) -> None:
-    for flag, values in (("temperatures", config.temperatures), ("rates", config.rates)):
-        _check_axis(flag, values)
-        for value in values:
-            _above_zero(flag, value)
-    _at_least("points", config.points, 2)
-    grokking = config.grokking
-    _at_least("grokking.modulus", grokking.modulus, 3)
-    for name in ("epochs", "width", "heads", "hidden", "eval_every"):
-        _at_least(f"grokking.{name}", getattr(grokking, name), 1)
-    if grokking.width % grokking.heads:
-        raise UserError(
-            f"Expected --grokking.width as a multiple of the {grokking.heads} heads, got {grokking.width}."
-        )
-    if not 0 < grokking.train_share < 1:
-        raise UserError(f"Expected --grokking.train_share between 0 and 1, got {grokking.train_share}.")
-    _above_zero("grokking.lr", grokking.lr)
-    _not_negative("grokking.weight_decay", grokking.weight_decay)
-
-
-def _above_zero(flag: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"Expected a finite --{flag} above 0, got {value}.")
-
-
-def _not_negative(flag: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"Expected a finite --{flag} of at least 0, got {value}.")
-
-
-def _from_0_to_1(flag: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"Expected --{flag} between 0 and 1, got {value}.")
-
-
-def _at_least(flag: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"Expected --{flag} of at least {least}, got {value}.")

@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cma_tune.checks import check_companion
 from cma_tune.cli import parse
 from cma_tune.companion.algorithms import algorithm
 from cma_tune.companion.setup import algorithm_options
-from cma_tune.companion_options import (
-    CompanionRun,
-    InterplayConfig,
-    SemiSupervisedConfig,
-    SupervisedConfig,
-    expand_companion,
-    method_name,
-    recipe_network,
-)
+from cma_tune.companion_checks import check_companion
+from cma_tune.companion_options import InterplayConfig, SemiSupervisedConfig, SupervisedConfig
+from cma_tune.companion_run import CompanionRun, expand_companion, method_name, recipe_network
 
 FOLDER = Path(__file__).parents[1] / "configs" / "companion"
 

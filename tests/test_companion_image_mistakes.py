@@ -18,9 +18,9 @@ from published_images import (
     write_stl10,
 )
 
-from cma_tune.checks import check_companion
 from cma_tune.companion.image_sets import load_image_set
 from cma_tune.companion.published_files import read_stl10
+from cma_tune.companion_checks import check_companion
 from cma_tune.companion_options import SemiSupervisedConfig, SupervisedConfig
 from cma_tune.errors import UserError
 

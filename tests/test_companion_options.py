@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from cma_tune.checks import check_companion
+from cma_tune.companion_checks import check_companion
 from cma_tune.companion_options import (
-    CompanionRun,
     InterplayConfig,
     LabConfig,
     MatchingConfig,
     ScheduleConfig,
     SemiSupervisedConfig,
     SupervisedConfig,
-    expand_companion,
 )
+from cma_tune.companion_run import CompanionRun, expand_companion
 from cma_tune.errors import UserError
 
 

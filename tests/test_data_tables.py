@@ -284,7 +284,7 @@ def test_without_a_network_the_hub_is_given_up_at_once(
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed}")
-    monkeypatch.setattr("cma_tune.data.tables.getproxies", dict)
+    monkeypatch.setattr("cma_tune.data.open_tables.getproxies", dict)
     started = time.perf_counter()
     with pytest.raises(UserError, match=r"network connection to the Hub for 'some/where', got none"):
         load_dataset("hub:some/where", Path("nowhere"))

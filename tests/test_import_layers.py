@@ -25,9 +25,12 @@ MAY_IMPORT: dict[str, str] = {
     "config": "method_facts method_options recipes",
     "options": "config",
     "companion_options": "config",
+    "companion_run": "companion_options config",
     "records": "config errors files method_options",
     "predictions": "errors files",
-    "checks": "companion_options config errors method_facts method_options",
+    "value_checks": "errors",
+    "checks": "config errors method_facts method_options value_checks",
+    "companion_checks": "companion_options errors value_checks",
     "arguments": "errors",
     "metrics": "",
     "collapse_metric": "metrics",
@@ -47,7 +50,7 @@ MAY_IMPORT: dict[str, str] = {
         "accelerators clip config data errors files fitting learners losses methods metrics processes "
         "source_options trackers train"
     ),
-    "report": "companion_options config errors files method_options metrics predictions recipes records",
+    "report": "companion_run config errors files method_options metrics predictions recipes records",
     "serving": "clip data errors files hub learners",
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving",
@@ -56,8 +59,8 @@ MAY_IMPORT: dict[str, str] = {
         "metrics options predictions processes recipes records source_options trackers train"
     ),
     "companion": (
-        "accelerators build checkpoint checks companion_options config data errors files fitting losses "
-        "metrics predictions processes records source_options trackers train"
+        "accelerators build checkpoint companion_checks companion_options companion_run config data errors "
+        "files fitting losses metrics predictions processes records source_options trackers train"
     ),
     "inspection": "build config data errors files learners metrics options records report",
     "commands": (
@@ -73,14 +76,16 @@ STANDARD_LIBRARY_ALONE = {
     *(
         "arguments",
         "checks",
+        "companion_checks",
         "companion_options",
+        "companion_run",
         "config",
         "errors",
         "files",
         "method_facts",
         "method_options",
     ),
-    *("options", "recipes", "records"),
+    *("options", "recipes", "records", "value_checks"),
 }
 
 EXCEPTIONS = {

@@ -12,12 +12,13 @@ from kill_runs import events, results, run_all
 from lab_runs import curves_of, lab_config, left_in
 from PIL import Image
 
-from cma_tune.checks import check_companion
 from cma_tune.cli import main, parse
 from cma_tune.companion.lab import temperature
 from cma_tune.companion.lab.command import EXPERIMENTS, lab
 from cma_tune.companion.steps import Steps
-from cma_tune.companion_options import CompanionRun, LabConfig, expand_companion
+from cma_tune.companion_checks import check_companion
+from cma_tune.companion_options import LabConfig
+from cma_tune.companion_run import CompanionRun, expand_companion
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs/companion"
 

@@ -104,5 +104,5 @@ def test_mistakes_are_sentences_and_a_dry_run_says_what_is_missing(
     out = capsys.readouterr().out
     # Five shots and two seeds, with zero-shot; then those of CoOp + CMA, and eleven λ base-to-novel.
     for runs in (11, 10, 22):
-            assert f"{runs} runs: 0 done, 0 to do, {runs} that can't run" in out
+        assert f"{runs} runs: 0 done, 0 to do, {runs} that can't run" in out
     assert out.count("dtd can't run: Expected") == 3 and not (tmp_path / "runs").exists()

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from cma_tune.cli import main
-from cma_tune.companion_options import (
-    CompanionRun,
-    MatchingConfig,
-    ScheduleConfig,
-    SemiSupervisedConfig,
-    SupervisedConfig,
-    expand_companion,
-)
+from cma_tune.companion_options import MatchingConfig, ScheduleConfig, SemiSupervisedConfig, SupervisedConfig
+from cma_tune.companion_run import CompanionRun, expand_companion
 from cma_tune.errors import UserError
 from cma_tune.records import Record, save_record
 from cma_tune.report.companion import companion_sheets

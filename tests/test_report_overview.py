@@ -112,7 +112,10 @@ def test_both_halves_among_all_names_have_a_table_over_datasets_and_tests(tmp_pa
         among = {"base_accuracy": 100.0, "novel_accuracy": 10.0 * right}
         among["harmonic_mean"] = harmonic_mean(*among.values())
         figures = {**one.figures, **{f"{name}_among_all": value for name, value in among.items()}}
-        per_class = {"base": {"a": 1.0, "b": 1.0}, "novel": {"c": 1.0, "d": None}}
+        per_class: dict[str, dict[str, float | None]] = {
+            "base": {"a": 1.0, "b": 1.0},
+            "novel": {"c": 1.0, "d": None},
+        }
         records.append(replace(one, figures=figures, per_class=per_class))
         save_predictions(tmp_path / one.run, {"all": torch.stack([seen, true], dim=1)})
     over = next(one for one in sheets(records) if one.title.startswith("Generalised base-to-novel"))

@@ -22,7 +22,7 @@ from cma_tune.companion.networks import network
 from cma_tune.companion.objective import Objective
 from cma_tune.companion.pools import Pool
 from cma_tune.companion.steps import Steps
-from cma_tune.companion_options import FULL_STEPS
+from cma_tune.companion_run import FULL_STEPS
 from cma_tune.data.batches import Share
 from cma_tune.losses import InterplayLoss
 

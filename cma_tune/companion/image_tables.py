@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cma_tune.companion.pools import Pool, Pools, no_images, pixels_of
 from cma_tune.data.dataset import SourceOptions
+from cma_tune.data.open_tables import open_table
 from cma_tune.data.parts import find_published_parts
-from cma_tune.data.tables import TableImages, open_table, table_labels, with_images
+from cma_tune.data.tables import TableImages, table_labels, with_images
 from cma_tune.errors import UserError
 
 

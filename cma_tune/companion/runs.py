@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cma_tune.checks import check_companion
 from cma_tune.companion.loop import Evaluate, Trained, fit, outputs_of
 from cma_tune.companion.networks import Network, Output
 from cma_tune.companion.setup import CompanionSetup, objective_of, schedule_of
 from cma_tune.companion.steps import Steps
-from cma_tune.companion_options import CompanionRun, SupervisedConfig, expand_companion, recipe_network
+from cma_tune.companion_checks import check_companion
+from cma_tune.companion_options import SupervisedConfig
+from cma_tune.companion_run import CompanionRun, expand_companion, recipe_network
 from cma_tune.files import write_atomically, write_json
 from cma_tune.metrics import CollapseMonitor, accuracy, per_class_accuracy
 from cma_tune.predictions import save_predictions

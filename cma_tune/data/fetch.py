@@ -16,9 +16,9 @@ from cma_tune.data.download import download, put_aside
 from cma_tune.data.hub_repositories import HUB
 from cma_tune.data.layouts import CLASS_NAMES, miniature_sizes
 from cma_tune.data.miniature import find_entry
+from cma_tune.data.open_tables import open_table
 from cma_tune.data.splits import read_coop_split
 from cma_tune.data.survey import Shortfalls, shortfalls
-from cma_tune.data.tables import open_table
 from cma_tune.errors import UserError
 from cma_tune.files import write_text
 

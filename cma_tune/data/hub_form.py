@@ -16,9 +16,10 @@ from cma_tune.data.hub_labels import label_of_each
 from cma_tune.data.hub_names import find_split_file, published, recovered, rows_by_stem
 from cma_tune.data.hub_repositories import HUB, HubForm
 from cma_tune.data.layouts import miniature_sizes
+from cma_tune.data.open_tables import open_table
 from cma_tune.data.parts import complete, find_published_parts
 from cma_tune.data.splits import Item, Split, check_split
-from cma_tune.data.tables import TableImages, label_values, open_table, texts_of, with_columns, with_images
+from cma_tune.data.tables import TableImages, label_values, texts_of, with_columns, with_images
 from cma_tune.errors import UserError
 
 PREFIX = "hub:"

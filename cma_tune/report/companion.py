@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cma_tune.companion_options import noticed
+from cma_tune.companion_run import noticed
 from cma_tune.errors import UserError
 from cma_tune.records import Record
 from cma_tune.report.sheets import Content, Entry, Sheet

@@ -8,7 +8,8 @@ from cma_tune.companion.lab.connectivity import train_connected
 from cma_tune.companion.lab.grokking import AdditionSetup, as_addition, train_grokking
 from cma_tune.companion.lab.temperature import train_temperatures
 from cma_tune.companion.runs import Train, each_companion_run, train_one
-from cma_tune.companion_options import LabConfig, expand_companion
+from cma_tune.companion_options import LabConfig
+from cma_tune.companion_run import expand_companion
 
 PROTOCOL = "lab"
 

@@ -18,7 +18,8 @@ from cma_tune.companion.lab.trainings import leave_experiment, part_of_experimen
 from cma_tune.companion.networks import Network
 from cma_tune.companion.runs import evaluator
 from cma_tune.companion.setup import CompanionSetup
-from cma_tune.companion_options import CompanionRun, LabConfig
+from cma_tune.companion_options import LabConfig
+from cma_tune.companion_run import CompanionRun
 from cma_tune.data.images import generator_seed
 from cma_tune.records import Record
 

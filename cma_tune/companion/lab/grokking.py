@@ -23,7 +23,8 @@ from cma_tune.companion.lab.trainings import leave_curves
 from cma_tune.companion.networks import Output
 from cma_tune.companion.runs import CHECKPOINT, collapse_figures
 from cma_tune.companion.setup import CompanionSetup
-from cma_tune.companion_options import CompanionRun, GrokkingConfig, LabConfig, SupervisedConfig
+from cma_tune.companion_options import GrokkingConfig, LabConfig, SupervisedConfig
+from cma_tune.companion_run import CompanionRun
 from cma_tune.errors import UserError
 from cma_tune.fitting import progress, stop_if_not_finite
 from cma_tune.metrics import CollapseMonitor, accuracy

@@ -13,7 +13,8 @@ from torch import Tensor
 from cma_tune.companion.lab.trainings import leave_experiment, part_of_experiment
 from cma_tune.companion.loop import Trained, outputs_of
 from cma_tune.companion.setup import CompanionSetup
-from cma_tune.companion_options import CompanionRun, LabConfig
+from cma_tune.companion_options import LabConfig
+from cma_tune.companion_run import CompanionRun
 from cma_tune.files import write_atomically
 from cma_tune.records import Record
 

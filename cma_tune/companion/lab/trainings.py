@@ -9,7 +9,8 @@ from cma_tune.companion.loop import Trained
 from cma_tune.companion.networks import Network
 from cma_tune.companion.runs import CURVES, drop_checkpoints, record_of, train_network
 from cma_tune.companion.setup import CompanionSetup
-from cma_tune.companion_options import CompanionRun, SupervisedConfig
+from cma_tune.companion_options import SupervisedConfig
+from cma_tune.companion_run import CompanionRun
 from cma_tune.files import write_json
 from cma_tune.records import Record, save_record
 from cma_tune.train import Checkpointing

@@ -1,0 +1,55 @@
+"""Mistakes in single values of a config: a `UserError` with the flag, what is expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from cma_tune.errors import UserError
+
+
+def check_output(output: str) -> None:
+    """A folder, or nothing yet."""
+    if Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"Expected a folder for --output, got the file {output}.")
+
+
+def check_axis(name: str, values: Sequence[object]) -> None:
+    """At least one value, and none twice."""
+    if not values:
+        raise UserError(f"Expected at least one value for --{name}, got none.")
+    if len(set(values)) < len(values):
+        raise UserError(f"Expected every value of --{name} once, got {values}.")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """An axis of seeds that every generator takes."""
+    check_axis("seeds", seeds)
+    for seed in seeds:
+        if not 0 <= seed < 2**32:  # NumPy's generator takes no others
+            raise UserError(f"Expected --seeds from 0 to {2**32 - 1}, got {seed}.")
+
+
+def above_zero(flag: str, value: float) -> None:
+    """Finite and above 0."""
+    if not 0 < value < math.inf:
+        raise UserError(f"Expected a finite --{flag} above 0, got {value}.")
+
+
+def not_negative(flag: str, value: float) -> None:
+    """Finite and at least 0."""
+    if not 0 <= value < math.inf:
+        raise UserError(f"Expected a finite --{flag} of at least 0, got {value}.")
+
+
+def from_0_to_1(flag: str, value: float) -> None:
+    """Both ends included."""
+    if not 0 <= value <= 1:
+        raise UserError(f"Expected --{flag} between 0 and 1, got {value}.")
+
+
+def at_least(flag: str, value: int, least: int) -> None:
+    """`least` included."""
+    if value < least:
+        raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
