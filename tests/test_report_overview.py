@@ -92,8 +92,11 @@ def test_h_of_the_averages_is_of_average_base_and_novel() -> None:
     (sheet,) = sheets(records)
     assert sheet.headers == ("dataset", "method", "base", "novel", "H")
     values = [entry.value for entry in sheet.rows[-1] if isinstance(entry, Entry)]
-    by_seed = [harmonic_mean(75, 65), harmonic_mean(75, 45)]
-    assert values == pytest.approx([75.0, 55.0, sum(by_seed) / 2])
+    assert values == pytest.approx([75.0, 55.0, harmonic_mean(75, 55)])
+    last = sheet.rows[-1][-1]
+    by_seed = harmonic_mean(75, 65), harmonic_mean(75, 45)
+    assert isinstance(last, Entry)
+    assert last.interval == pytest.approx(1.96 * (by_seed[0] - by_seed[1]) / 2 / 2**0.5)
 
 
 def test_both_halves_among_all_names_have_a_table_over_datasets_and_tests(tmp_path: Path) -> None:
@@ -156,7 +159,10 @@ def test_h_by_lambda_is_averaged_and_chosen_as_in_the_other_tables() -> None:
         for row in texts(paired)
         if row[0] == "all 2" and row[1:3] == ["H, 16 shots", "paired t over datasets"]
     ]
-    assert row[4:7] == ["45.00", "50.00", "+5.00"] and "mean of the datasets' H" in paired.notes[-1]
+    assert (
+        row[4:7] == ["45.00", "50.00", "+5.00"]
+        and "pair the seeds' own H, and over datasets its means" in paired.notes[-1]
+    )
 
 
 def test_lambda_best_single_best_per_dataset_and_fair() -> None:

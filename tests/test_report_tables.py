@@ -148,15 +148,16 @@ def test_a_single_seed_has_no_interval_and_other_numbers_of_seeds_are_flagged() 
     assert "Not every cell has the same seeds: 1, 2; 2, 3." in unequal.notes
 
 
-def test_base_to_novel_averages_the_harmonic_mean_by_seed() -> None:
-    # H by seed: 2/(1/80+1/60) = 68.5714 and 2/(1/90+1/50) = 64.2857; mean 66.43. The H of the means,
-    # 85 and 55, would be 66.79. Interval: the two are 2.142857 from their mean, 1.96·2.142857/√2 = 2.9698.
+def test_h_is_of_the_means_and_its_interval_of_the_seeds() -> None:
+    # H of the means, 85 and 55, is 66.7857. By seed: 2/(1/80+1/60) = 68.5714 and 2/(1/90+1/50) = 64.2857, whose
+    # mean would be 66.43; they are 2.142857 from it, so the interval is 1.96·2.142857/√2 = 2.9698.
     table = accuracy([*base_to_novel([(80, 60), (90, 50)], 0.5), *base_to_novel([(70, 70), (70, 70)], 0.0)])
     assert table.columns == ("base", "novel", "H") and table.shots == 16
     assert cells(table) == {
         "CoOp": ["70.00 ± 0.00", "70.00 ± 0.00", "70.00 ± 0.00"],
-        "CoOp + CMA, λ=0.5": ["85.00 ± 6.93", "55.00 ± 6.93", "66.43 ± 2.97"],
+        "CoOp + CMA, λ=0.5": ["85.00 ± 6.93", "55.00 ± 6.93", "66.79 ± 2.97"],
     }
+    assert sum(note.startswith("H: the harmonic mean of mean base") for note in table.notes) == 1
 
 
 def test_weights_stand_in_ascending_order_and_shots_in_tables_of_their_own() -> None:

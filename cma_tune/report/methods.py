@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import harmonic_mean
 
 from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
-from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Row, Table
+from cma_tune.report.tables import HALVES, Cell, Row, Table, h_of
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""
@@ -17,7 +18,6 @@ _PROTOCOLS = {
     "base-to-novel": "base-to-novel",
     "generalised base-to-novel": "base-to-novel",  # the same runs, other figures
 }
-_HALVES = {h: (base, novel) for base, novel, h in (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))}
 AVERAGE_OF_H = (
     "Average H: the harmonic mean of average base and average novel accuracy, as in the literature."
 )
@@ -209,16 +209,14 @@ def averages(
 def average_figure(methods: Mapping[str, Method], shots: int, metric: str) -> Cell | None:
     """The average over datasets, of one method at each. None where one of them has no figure.
 
-    H is the harmonic mean of the averages of base and novel accuracy, by seed, as in the literature's tables;
-    the mean of the datasets' H is another number.
+    H is the harmonic mean of the averages of base and novel accuracy, as in the literature's tables; the mean
+    of the datasets' H is another number. Its values by seed are for the interval.
     """
-    if metric in _HALVES:
-        from cma_tune.metrics import harmonic_mean  # loads torch
-
-        base, novel = (average_figure(methods, shots, half) for half in _HALVES[metric])
+    if metric in HALVES:
+        base, novel = (average_figure(methods, shots, half) for half in HALVES[metric])
         if base is None or novel is None:
             return None
-        values = tuple(harmonic_mean(b, n) for b, n in zip(base.values, novel.values, strict=True))
-        return Cell(metric, base.shots, values, base.seeds)
+        values = tuple(harmonic_mean([b, n]) for b, n in zip(base.values, novel.values, strict=True))
+        return Cell(metric, base.shots, values, base.seeds, h_of(base, novel))
     cells = [method.cell(dataset, shots, metric) for dataset, method in methods.items()]
     return average([cell for cell in cells if cell]) if cells and all(cells) else None

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import harmonic_mean
 from typing import Literal
 
 from cma_tune.errors import UserError
@@ -15,6 +16,12 @@ from cma_tune.report.naming import backbone_of, name_groups, setting_notes, show
 
 BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
 AMONG_ALL = {f"{metric}_among_all": name for metric, name in BASE_TO_NOVEL.items()}
+HALVES = {h: (base, novel) for base, novel, h in (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))}
+"""H with what it is the harmonic mean of."""
+H_OF_MEANS = (
+    "H: the harmonic mean of mean base and mean novel accuracy, as in the literature; its interval is that of "
+    "the seeds' own H."
+)
 TRANSFER = ("cross-dataset", "domain-generalization")
 SIMILARITIES = {
     "class_similarity": "class similarity",
@@ -40,17 +47,19 @@ class Cell:
         shots: training images per class, 0 for zero-shot.
         values: one a seed; percent for accuracies, a cosine for similarities, percentage points for the ECE.
         seeds: of the values, in the same order.
+        of_means: the figure made of means over seeds, where that is another than the mean of the values: H.
     """
 
     metric: str
     shots: int
     values: tuple[float, ...]
     seeds: tuple[int, ...]
+    of_means: float | None = None
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
-        return math.fsum(self.values) / len(self.values)
+        """Mean over seeds; of H, see `of_means`."""
+        return math.fsum(self.values) / len(self.values) if self.of_means is None else self.of_means
 
     @property
     def interval(self) -> float | None:
@@ -256,7 +265,16 @@ def _cell(group: Group, metric: str, shots: int) -> Cell | None:
     found = [r for r in group.records if r.shots == shots and metric in r.figures]
     if not found:
         return None
-    return Cell(metric, shots, tuple(float(r.figures[metric]) for r in found), tuple(r.seed for r in found))
+    cell = Cell(metric, shots, tuple(float(r.figures[metric]) for r in found), tuple(r.seed for r in found))
+    if metric not in HALVES:
+        return cell
+    base, novel = (_cell(group, half, shots) for half in HALVES[metric])
+    return replace(cell, of_means=h_of(base, novel)) if base and novel else cell
+
+
+def h_of(base: Cell, novel: Cell) -> float:
+    """The harmonic mean of two means."""
+    return harmonic_mean([base.mean, novel.mean])
 
 
 def _table(
@@ -275,6 +293,8 @@ def _table(
     cells = [cell for row in rows for cell in row.cells if cell and row.group.learner != "zero_shot"]
     seeds, said_of_seeds = seed_notes(cells)
     # The others follow the accuracy of the same runs, where their settings are said.
+    if seeds > 1 and any(cell.metric in HALVES for cell in cells):
+        said_of_seeds.append(H_OF_MEANS)
     notes = (*said_of_seeds, *(setting_notes(groups) if kind == "accuracy" else ()))
     return Table(title, kind, protocol, dataset, backbone, shots, tuple(columns), tuple(rows), notes, seeds)
 
