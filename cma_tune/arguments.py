@@ -128,7 +128,7 @@ WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false",
 def _wrong_value(name: str, complaint: str) -> str | None:
     """What an option of one or several types takes and what came; None if the complaint says neither."""
     given = re.search(r"G(?:ot|iven) value: (.*)$", complaint)
-    words = re.findall(r"'([\w-]+)'", " ".join(re.findall(r"Literal\[([^]]*)\]", complaint)))
+    words = re.findall(r"[\w-]+", " ".join(re.findall(r"Literal\[([^]]*)\]", complaint)))
     kinds = re.findall(r"Expected a <class '(\w+)'>", complaint)
     wanted = [WANTED[kind] for kind in dict.fromkeys(kinds) if kind in WANTED]
     words = list(dict.fromkeys(words))
@@ -136,7 +136,7 @@ def _wrong_value(name: str, complaint: str) -> str | None:
         wanted.append(f"one of {', '.join(words)}" if len(words) > 1 else words[0])
     if given is None or not wanted:
         return None
-    return f"Expected {' or '.join(wanted)} for --{name}, got '{given[1]}'{nearest(given[1], words)}."
+    return f"Expected {' or '.join(wanted)} for {name}, got '{given[1]}'{nearest(given[1], words)}."
 
 
 def _group(name: str, complaint: str, config: type) -> str | None:
@@ -166,8 +166,17 @@ def check_groups(parsed: Any, config: type) -> None:
             raise UserError(str(_group(name, f"Got value: {value}", config)))
 
 
-def one_sentence(message: str, config: type, command: str) -> str:
-    """The parser's complaint in one sentence, with the nearest option where one is unknown."""
+def one_sentence(message: str, config: type, command: str, positional: str | None = None) -> str:
+    """The parser's complaint in one sentence, with the nearest option where one is unknown.
+
+    Args:
+        message: the parser's.
+        config, command, positional: see `normalize`.
+    """
+
+    def called(name: str) -> str:
+        return name.upper() if name in (positional or "").split() else f"--{name}"
+
     known = [name for name, _ in options(config)]
     see = f"see 'cma-tune {command} --help'."
     unknown = re.search(r"[Uu]nrecognized arguments: (?:--)?([^\s=]+)", message)
@@ -186,12 +195,12 @@ def one_sentence(message: str, config: type, command: str) -> str:
         return f"Expected keys of '{command}' in its config, got '{path}'{nearest(path, known)}; {see}"
     missing = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is required|required.*?: *-*([\w.]+)", message)
     if missing:
-        return f"Expected --{missing.group(1) or missing.group(2)} for '{command}', got none; {see}"
+        return f"Expected {called(missing.group(1) or missing.group(2))} for '{command}', got none; {see}"
     text = re.sub(r"\s+", " ", message).strip().rstrip(".")
     if text.startswith("Problems parsing config:"):
         return f"Expected YAML in the file of --config, but{text.partition(':')[2]}."
     value = re.match(r"(?:Parser key|Key) \"([\w.]+)\": ?(.*)", text)
     if value:
-        sentence = _group(value[1], value[2], config) or _wrong_value(value[1], value[2])
-        return sentence or f"Expected a valid value for --{value[1]}: {value[2]}."
+        sentence = _group(value[1], value[2], config) or _wrong_value(called(value[1]), value[2])
+        return sentence or f"Expected a valid value for {called(value[1])}: {value[2]}."
     return text + "."

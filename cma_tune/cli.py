@@ -143,7 +143,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UserError(one_sentence(message, command.config, name))
+            raise UserError(one_sentence(message, command.config, name, command.positional))
 
     parser = Parser(
         prog=f"cma-tune {name}",
@@ -161,8 +161,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
                 action.help = SUPPRESS  # it is shown as it is typed
         parser.usage = f"cma-tune {name} {command.words or ' '.join(about)} [options]"
         parser.description = f"{parser.description}\n\narguments:\n{_two_columns(command.about or about)}"
+    if command.choice is not None:
+        parser.set_defaults({command.choice: None})
     parsed = parser.parse_args(normalize(arguments, command.config, name, command.positional))
     check_groups(parsed, command.config)
     values = dict(vars(parser.instantiate(parsed)))
     values.pop("config", None)
+    if command.choice is not None and values[command.choice] is None:
+        wanted = command.choice.upper()
+        raise UserError(f"Expected {wanted} after 'cma-tune {name}', got none; see 'cma-tune {name} --help'.")
     return command.config(**values)

@@ -36,6 +36,7 @@ class Command:
         positional: what options its positional arguments are, in order.
         words: how its positional arguments are called, where that is not by their options' names.
         about: for its help: lines on the positional arguments, where their options don't say enough.
+        choice: a positional argument that has to be given, although its option has a default in Python.
     """
 
     config: type
@@ -43,6 +44,7 @@ class Command:
     positional: str | None = None
     words: str | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    choice: str | None = None
 
 
 def _zero_shot(config: ZeroShotConfig) -> None:
@@ -166,10 +168,10 @@ COMMANDS: dict[str, Command] = {
     "base-to-novel": Command(BaseToNovelConfig, _base_to_novel),
     "cross-dataset": Command(CrossDatasetConfig, _cross_dataset),
     "domain-generalization": Command(DomainGeneralizationConfig, _cross_dataset),
-    "grid": Command(GridConfig, _grid, "protocol"),
+    "grid": Command(GridConfig, _grid, "protocol", choice="protocol"),
     "supervised": Command(SupervisedConfig, _supervised),
     "semi-supervised": Command(SemiSupervisedConfig, _semi_supervised),
-    "lab": Command(LabConfig, _lab, "experiment"),
+    "lab": Command(LabConfig, _lab, "experiment", choice="experiment"),
     "features": Command(FeaturesConfig, _features, "action"),
     "data": Command(
         DataConfig,

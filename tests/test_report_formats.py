@@ -212,6 +212,10 @@ def test_report_prints_tables_alone_on_standard_output(
     assert len(pd.read_csv(io.StringIO(printed.out))) == 3
     (figure,) = (tmp_path / "figures").iterdir()
     assert printed.err == f"figure: {figure}\n"
+    with pytest.raises(UserError, match="Expected a file for --html, got the folder"):
+        report(str(tmp_path / "runs"), html=str(tmp_path))
+    with pytest.raises(UserError, match="Expected a folder for --figures, got the file"):
+        report(str(tmp_path / "runs"), figures=str(figure))
     with pytest.raises(UserError, match="there is no such folder"):
         report(str(tmp_path / "nowhere"))
 

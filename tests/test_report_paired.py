@@ -15,6 +15,7 @@ from test_report_tables import base_to_novel, few_shot, zero_shot
 from cma_tune.cli import main
 from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.errors import UserError
+from cma_tune.metrics.significance import sign_test
 from cma_tune.predictions import save_predictions
 from cma_tune.records import Record, save_record
 from cma_tune.report import build_tables
@@ -67,6 +68,13 @@ def test_methods_without_any_difference_have_no_p_of_t() -> None:
     assert line(sheet, "paired t over seeds")[-3:] == ["+0.00", "–", "–"]
     assert line(sheet, "sign over seeds")[-1] == "1.0000"
     assert "or 0, t has no p" in sheet.notes[1]
+
+
+def test_rounding_is_nobodys_win() -> None:
+    assert 0.1 + 0.2 != 0.3
+    first, second = [50.0] * 10 + [0.1 + 0.2], [51.0] * 10 + [0.3]
+    assert sign_test(first, second) == stats.binomtest(0, 10).pvalue
+    assert shown(Entry(-1e-15, signed=True)) == "+0.00"
 
 
 def test_only_seeds_of_both_are_paired() -> None:
@@ -171,7 +179,8 @@ def test_as_csv_both_comparisons_stand_below_each_other_in_numbers(
         save_record(tmp_path / one.run, right(one, which, tmp_path))
     options = ["--against", "paper", "--compare", "coop,cma", "--format", "csv"]
     main(["report", str(tmp_path), *options, "--figures", str(tmp_path)])
-    against, paired = capsys.readouterr().out.split("\n\n")
+    figures, against, paired = capsys.readouterr().out.split("\n\n")
+    assert {row["method"] for row in csv.DictReader(io.StringIO(figures))} == {"CoOp", "CoOp + CMA, λ=0.3"}
     (line,) = csv.DictReader(io.StringIO(against))
     assert (line["method"], line["paper"]) == ("CoOp, 4 shots", "53.63")
     _, images = csv.DictReader(io.StringIO(paired))

@@ -83,7 +83,7 @@ def test_zero_shot_without_an_interval_is_equal_or_differs() -> None:
         assert any("Zero-shot has no seeds" in note for note in sheet.notes)
         return tuple(map(shown, sheet.rows[0][-2:]))
 
-    assert verdict(42.3249) == ("+0.00", "equal") and verdict(42.3168) == ("−0.00", "equal")
+    assert verdict(42.3249) == ("+0.00", "equal") and verdict(42.3168) == ("+0.00", "equal")
     assert verdict(42.38) == ("+0.06", "differs") and verdict(42.31) == ("−0.01", "differs")
     assert verdict(42.32, backbone="RN101") == ("+0.00", "–")  # another backbone's is not judged
 
@@ -157,7 +157,8 @@ def test_the_command_line_puts_them_beside_ours(tmp_path: Path, capsys: pytest.C
     for number, one in enumerate(few_shot({1: [46.0, 47.0, 48.0]}, config=dtd())):
         save_record(tmp_path / str(number), one)
     main(["report", str(tmp_path), "--against", "paper", "--format", "csv"])
-    (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    _, beside = capsys.readouterr().out.split("\n\n")
+    (line,) = csv.DictReader(io.StringIO(beside))
     assert (line["dataset"], line["ours"], line["paper"], line["paper interval"]) == (
         "dtd",
         "47.0",

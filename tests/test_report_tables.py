@@ -149,8 +149,8 @@ def test_a_single_seed_has_no_interval_and_other_numbers_of_seeds_are_flagged() 
 
 
 def test_h_is_of_the_means_and_its_interval_of_the_seeds() -> None:
-    # H of the means, 85 and 55, is 66.7857. By seed: 2/(1/80+1/60) = 68.5714 and 2/(1/90+1/50) = 64.2857, whose
-    # mean would be 66.43; they are 2.142857 from it, so the interval is 1.96·2.142857/√2 = 2.9698.
+    # H of the means, 85 and 55, is 66.7857. By seed: 2/(1/80+1/60) = 68.5714 and 2/(1/90+1/50) = 64.2857,
+    # whose mean would be 66.43; they are 2.142857 from it, so the interval is 1.96·2.142857/√2 = 2.9698.
     table = accuracy([*base_to_novel([(80, 60), (90, 50)], 0.5), *base_to_novel([(70, 70), (70, 70)], 0.0)])
     assert table.columns == ("base", "novel", "H") and table.shots == 16
     assert cells(table) == {

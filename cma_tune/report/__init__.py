@@ -36,8 +36,9 @@ def report(
 
     Tables of every dataset come first, then, from two datasets on, those over datasets, then the comparisons.
     The companion's runs have tables of their own, the laboratory's experiments a figure each and no table. As
-    csv a comparison stands alone. A file called like a record that is none, such as another program's, is
-    named on stderr and left out.
+    csv the tables over datasets are left out, whose averages stand below the figures; what has other columns
+    comes behind an empty line and has a header of its own. A file called like a record that is none, such as
+    another program's, is named on stderr and left out.
 
     Args:
         folder: folder with records.
@@ -49,16 +50,22 @@ def report(
 
     Raises:
         UserError: there is no such folder, no record in it, an unknown form, records that contradict each
-            other, an experiment without its curves, or nothing to compare.
+            other, an experiment without its curves, nothing to compare, a folder in the page's place or a
+            file in the figures'.
     """
+    if html is not None and Path(html).is_dir():
+        raise UserError(f"Expected a file for --html, got the folder {html}; name a file in it.")
+    if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
+        raise UserError(f"Expected a folder for --figures, got the file {figures}; name another.")
     found = list(find_results(Path(folder), _say_skipped))
     experiments = [(where, record) for where, record in found if record.protocol == LAB]
     trained = [record for _, record in found if record.protocol in COMPANION]
     results = [(where, record) for where, record in found if record.protocol not in (LAB, *COMPANION)]
     tables = build_tables([record for _, record in results])
     compared = _comparisons(tables, against, compare, {record.run: where for where, record in results})
-    sheets = [*overview_sheets(tables), *companion_sheets(trained), *compared]
-    print("\n".join(_formatted(tables, sheets, compared, form)), end="")
+    companion = companion_sheets(trained)
+    sheets = [*overview_sheets(tables), *companion, *compared]
+    print("\n".join(_formatted(tables, sheets, companion, compared, form)), end="")
     drawn = draw_figures([record for _, record in results], Path(figures or folder))
     drawn += draw_lab_figures(experiments, Path(figures or folder))
     for path in drawn:
@@ -69,14 +76,16 @@ def report(
 
 
 def _formatted(
-    tables: Sequence[Table], sheets: Sequence[Sheet], compared: Sequence[Sheet], form: str
+    tables: Sequence[Table],
+    sheets: Sequence[Sheet],
+    apart: Sequence[Sheet],
+    compared: Sequence[Sheet],
+    form: str,
 ) -> list[str]:
-    if form == "csv" and compared:
-        print("as csv the comparison stands alone; the tables come without it", file=sys.stderr)
-        return [format_sheets(compared, form)]
     texts = [format_tables(tables, form)] if tables or not sheets else []
-    if form == "csv":  # tables over datasets repeat what the first ones say; the companion's stand alone
-        return texts or [format_sheets([sheet], form) for sheet in sheets]
+    further = [format_sheets(compared, form)] if compared else []
+    if form == "csv":  # tables over datasets repeat what the first ones say
+        return [*texts, *(format_sheets([sheet], form) for sheet in apart), *further]
     return [*texts, *([format_sheets(sheets, form)] if sheets else [])]
 
 

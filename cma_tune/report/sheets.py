@@ -38,7 +38,8 @@ class Entry:
         least = 10.0**-self.digits
         if 0 < self.value < least / 2 and not self.signed:  # a probability that is small, but not 0
             return f"<{least:.{self.digits}f}"
-        number = f"{self.value:{'+' if self.signed else ''}.{self.digits}f}".replace("-", "−")
+        value = round(self.value, self.digits) + 0.0  # which turns −0 into 0
+        number = f"{value:{'+' if self.signed else ''}.{self.digits}f}".replace("-", "−")
         spread = "" if self.interval is None else f" ± {self.interval:.{self.digits}f}"
         return f"{number}{spread}{f' {self.note}' if self.note else ''}"
 

@@ -19,8 +19,8 @@ AMONG_ALL = {f"{metric}_among_all": name for metric, name in BASE_TO_NOVEL.items
 HALVES = {h: (base, novel) for base, novel, h in (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))}
 """H with what it is the harmonic mean of."""
 H_OF_MEANS = (
-    "H: the harmonic mean of mean base and mean novel accuracy, as in the literature; its interval is that of "
-    "the seeds' own H."
+    "H: the harmonic mean of mean base and mean novel accuracy, as in the literature; its interval is that "
+    "of the seeds' own H."
 )
 TRANSFER = ("cross-dataset", "domain-generalization")
 SIMILARITIES = {
