@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from scipy import stats
 from test_report_tables import base_to_novel, cells, few_shot, zero_shot
 
+from cma_tune.predictions import save_predictions
 from cma_tune.records import Record
 from cma_tune.report import build_tables, draw_figures
+from cma_tune.report.paired import paired_sheets
+from cma_tune.report.sheets import shown
 
 TARGETS = ["dtd", "eurosat"]
 
@@ -89,3 +94,31 @@ def test_both_halves_among_all_names_have_a_table_of_their_own() -> None:
     assert (usual.protocol, alignment.kind) == ("base-to-novel", "alignment")
     assert generalised.title.startswith("Generalised base-to-novel accuracy (%) at 16 shots")
     assert cells(generalised) == {"CoOp + CMA, λ=0.5": ["70.00 ± 0.00", "30.00 ± 0.00", "42.00 ± 0.00"]}
+
+
+def test_methods_are_compared_on_the_targets(tmp_path: Path) -> None:
+    plain = transfer([(50.0, 30.0), (51.0, 30.0), (52.0, 34.0)])
+    penalty = transfer([(52.0, 30.0), (54.0, 32.0), (53.0, 30.0)], 0.3)
+    true = torch.arange(20) % 4
+    for one, right in ((plain[0], 10), (penalty[0], 14)):
+        seen = true.clone()
+        seen[right:] = (seen[right:] + 1) % 4
+        one.figures["accuracy: dtd"] = 5.0 * right
+        save_predictions(tmp_path / one.run, {"dtd": torch.stack([seen, true], dim=1)})
+    tables = build_tables([*plain, *penalty])
+    folders = {one.run: tmp_path / one.run for one in (*plain, *penalty)}
+    (sheet,) = paired_sheets(tables, ("coop", "cma"), folders)
+    assert sheet.title == (
+        "Cross-dataset, paired tests: CoOp + CMA, λ=0.3 against CoOp learned on digits, backbone embedded"
+    )
+    rows = {(row[0], row[2]): [shown(entry) for entry in row] for row in sheet.rows}
+    p = stats.ttest_rel([50.0, 51.0, 52.0], [70.0, 54.0, 53.0]).pvalue
+    assert rows["dtd", "paired t over seeds"][4:7] == ["51.00", "59.00", "+8.00"]
+    assert rows["dtd", "paired t over seeds"][-1] == f"{p:.4f}"
+    assert rows["dtd", "McNemar, seed 1"][3:7] == ["20", "50.00", "70.00", "+20.00"]
+    assert rows["all 2", "sign over datasets"][-1] == "1.0000"  # eurosat: 31.33 and 30.67
+    assert ("eurosat", "McNemar, seed 1") not in rows
+    (beside,) = paired_sheets(tables, ("zero-shot", "coop"), folders)
+    rows = {(row[0], row[2]): [shown(entry) for entry in row] for row in beside.rows}
+    assert rows["eurosat", "paired t over seeds"][3:7] == ["3", "20.00", "31.33", "+11.33"]
+    assert not any(str(kind).startswith("McNemar") for _, kind in rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import harmonic_mean
 
 from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
-from cma_tune.report.tables import HALVES, Cell, Row, Table, h_of
+from cma_tune.report.tables import HALVES, ON_TARGET, TRANSFER, Cell, Row, Table, h_of
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""
@@ -59,11 +59,13 @@ class Place:
     """All methods of one protocol on one backbone.
 
     Attributes:
-        protocol: few-shot or base-to-novel.
+        protocol: few-shot or base-to-novel; for `transfer_places` cross-dataset or domain-generalization.
         backbone: as in the tables.
-        datasets: in alphabetical order; where methods learned, those on which one did.
+        datasets: in alphabetical order; where methods learned, those on which one did;
+            of a transfer, the targets.
         untouched: the others, which have zero-shot alone.
         replaced: λ whose place "λ of the release" takes, which only the tables by λ show.
+        source: of a transfer, the dataset that was learned on.
         shots: of the learned methods, ascending.
         methods: in the order of the tables.
     """
@@ -75,6 +77,7 @@ class Place:
     methods: list[Method]
     untouched: list[str] = field(default_factory=list)
     replaced: list[Method] = field(default_factory=list)
+    source: str = ""
 
     @property
     def learned(self) -> list[Method]:
@@ -100,6 +103,28 @@ def places(tables: Iterable[Table]) -> list[Place]:
             protocol = _PROTOCOLS[table.protocol]
             found.setdefault((protocol, table.backbone), []).append(table)
     return [_place(*key, several) for key, several in sorted(found.items(), reverse=True)]
+
+
+def transfer_places(tables: Iterable[Table]) -> list[Place]:
+    """Methods that were learned on one dataset by the others they were tested on, a place for every table."""
+    return [_transfer_place(table) for table in tables if table.protocol in TRANSFER]
+
+
+def _transfer_place(table: Table) -> Place:
+    methods: list[Method] = []
+    targets: dict[str, None] = {}
+    for row in table.rows:
+        one = _method(row.name, row.group, row.group.weight, row.group.release)
+        for cell in filter(None, row.cells):
+            name = cell.metric.removeprefix(ON_TARGET)
+            if name in (cell.metric, table.dataset):
+                continue
+            targets[name] = None
+            one.cells[(name, cell.shots, "accuracy")] = cell
+            one.groups[(name, cell.shots)] = row.group
+        methods.append(one)
+    shots = [table.shots] if table.shots else []
+    return Place(table.protocol, table.backbone, list(targets), shots, methods, source=table.dataset)
 
 
 def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:

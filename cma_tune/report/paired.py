@@ -13,9 +13,9 @@ from cma_tune.metrics.significance import image_test, paired_t_test, sign_test
 from cma_tune.predictions import load_predictions
 from cma_tune.records import Record
 from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import Method, Place, places
+from cma_tune.report.methods import Method, Place, places, transfer_places
 from cma_tune.report.sheets import Content, Entry, Sheet, Span
-from cma_tune.report.tables import Table
+from cma_tune.report.tables import ON_TARGET, TRANSFER, Table
 
 BASE_OF_ALL, NOVEL_OF_ALL = "base of all", "novel of all"
 METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
@@ -28,6 +28,7 @@ METRICS: dict[str, dict[str, tuple[str, str | None]]] = {
         "novel_accuracy_among_all": ("novel among all", NOVEL_OF_ALL),
         "harmonic_mean_among_all": ("H among all", None),
     },
+    **{transfer: {"accuracy": ("accuracy", "target")} for transfer in TRANSFER},
 }
 """Figure: how it is called, and the list of images it is made from."""
 SHORT = {"cma": "coop+cma", "zero-shot": "zero_shot"}
@@ -60,7 +61,7 @@ def paired_sheets(tables: Sequence[Table], pair: Sequence[str], folders: Mapping
     if len(pair) != 2:
         raise UserError(f"Expected two methods for --compare, such as coop,cma, got {len(pair)}.")
     sheets = []
-    all_places = places(tables)
+    all_places = [*places(tables), *transfer_places(tables)]
     found: dict[str, list[Method | None]] = {name: [] for name in pair}
     for name, methods in found.items():
         unclear = []
@@ -74,6 +75,8 @@ def paired_sheets(tables: Sequence[Table], pair: Sequence[str], folders: Mapping
             if unclear:
                 raise unclear[0]
             known = list(dict.fromkeys(method.key for place in all_places for method in place.methods))
+            if not known:
+                raise UserError("Expected runs of CLIP's methods for --compare, got none; leave it out.")
             raise UserError(
                 f"Expected a method of these records for --compare, out of {', '.join(known)}, "
                 f"got '{name}'{nearest(name, known)}."
@@ -117,16 +120,21 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
                 before, after = first.cell(dataset, shots, metric), second.cell(dataset, shots, metric)
                 if before is None or after is None:
                     continue
+                keys = [_in_record(place, method, dataset, metric) for method in (first, second)]
                 pairs = _by_seed(first, second, dataset, shots)
-                pairs = [pair for pair in pairs if all(metric in one.figures for one in pair)]
+                pairs = [
+                    pair for pair in pairs if all(k in r.figures for k, r in zip(keys, pair, strict=True))
+                ]
                 if not pairs:
                     continue
-                values = [(one.figures[metric], other.figures[metric]) for one, other in pairs]
+                values = [(one.figures[keys[0]], other.figures[keys[1]]) for one, other in pairs]
                 average = tuple(sum(side) / len(side) for side in zip(*values, strict=True))
                 means.append((average[0], average[1]))
                 block += _over(values, "seeds", dataset, at)
-                for one, other in pairs if part else []:
-                    if row := _images(one, other, metric, str(part), folders):
+                # Of zero-shot beside a transfer no predictions are kept.
+                stored = dataset if place.source else part
+                for one, other in pairs if stored and keys[0] == keys[1] else []:
+                    if row := _images(one, other, keys[0], stored, folders):
                         block.append((dataset, at, *row))
             if len(means) > 1:
                 block += _over(means, "datasets", f"all {len(means)}", at)
@@ -136,7 +144,10 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
     if not rows:
         return None
     headers = ("dataset", "figure", "test", "n", first.name, second.name, "difference", "95 % interval", "p")
-    title = f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}, backbone "
+    learned = f" learned on {place.source}" if place.source else ""
+    title = (
+        f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}{learned}, backbone "
+    )
     notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
     if any(str(row[1]).startswith("H") for row in rows):
         notes.append(MEAN_OF_H)
@@ -146,12 +157,19 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
     )
 
 
+def _in_record(place: Place, method: Method, dataset: str, metric: str) -> str:
+    """What a figure is called in the records behind it."""
+    if not place.source:
+        return metric
+    return f"{'zero_shot_' if method.learner == 'zero_shot' else ''}{ON_TARGET}{dataset}"
+
+
 def _by_seed(first: Method, second: Method, dataset: str, shots: int) -> list[tuple[Record, Record]]:
     """Runs of both with the same seed; zero-shot, which has none, stands beside every seed."""
     sides = []
     for method in (first, second):
         own = 0 if method.learner == "zero_shot" else shots
-        records = [r for r in method.groups[(dataset, own)].records if r.shots == own]
+        records = [r for r in method.groups[(dataset, own)].records if not own or r.shots == own]
         sides.append({record.seed: record for record in records})
     before, after = sides
     zero = [method.learner == "zero_shot" for method in (first, second)]
@@ -197,7 +215,7 @@ def _images(
             )
         sides.append(pairs)
     before, after = sides
-    if first.dataset.get("split") != second.dataset.get("split") or not before[:, 1].equal(after[:, 1]):
+    if _split(first, part) != _split(second, part) or not before[:, 1].equal(after[:, 1]):
         return None  # other test images
     test = image_test(before[:, 0] == before[:, 1], after[:, 0] == after[:, 1])
     seed = max(first.seed, second.seed)
@@ -207,6 +225,11 @@ def _images(
         Entry(test.difference, signed=True),
     )
     return (f"McNemar, seed {seed}", str(test.images), *figures, Span(test.low, test.high), _p(test.p))
+
+
+def _split(record: Record, part: str) -> object:
+    """Digest of the split that a list of images belongs to, which may be a target's."""
+    return record.dataset.get("targets", {}).get(part, record.dataset).get("split")
 
 
 def _stored(record: Record, folder: Path, part: str) -> Tensor | None:

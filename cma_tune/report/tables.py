@@ -23,6 +23,8 @@ H_OF_MEANS = (
     "of the seeds' own H."
 )
 TRANSFER = ("cross-dataset", "domain-generalization")
+ON_TARGET = "accuracy: "
+"""What the figure of a target is called, before its name."""
 SIMILARITIES = {
     "class_similarity": "class similarity",
     "modal_similarity": "modal similarity",
@@ -224,8 +226,8 @@ def _transfer_table(
     """
     groups = name_groups(group_records(records))
     others = [name for name in targets if name != dataset]
-    source = f"accuracy: {dataset}" if dataset in targets else "source_accuracy"
-    columns = {source: f"{dataset} (source)", **{f"accuracy: {name}": name for name in others}}
+    source = f"{ON_TARGET}{dataset}" if dataset in targets else "source_accuracy"
+    columns = {source: f"{dataset} (source)", **{f"{ON_TARGET}{name}": name for name in others}}
     columns["mean_accuracy"] = "mean of targets"
     plain = Group("zero_shot", None, False, {}, {}, (records[0],))
     beside = [records[0].figures.get(f"zero_shot_{metric}") for metric in columns]
