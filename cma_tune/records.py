@@ -26,6 +26,9 @@ SHORT = {
 }
 """What a line about a record calls some of its figures."""
 
+RECIPE_WEIGHT = "recipe_weight"
+"""In a record's training: λ that the user's catalogue had for the dataset at these shots."""
+
 
 class Identified(Protocol):
     """A run as far as its record is concerned."""
@@ -232,7 +235,9 @@ def _differences(run: Identified, record: Record) -> list[str]:
         # Such a record's λ is the chosen one; the run's are those it was chosen from.
         its["weights"] = sorted(weight for weight, _ in record.selection["candidates"])
     flat, other = dict(_flat(mine)), dict(_flat(its))
-    return [name for name in flat if name in other and flat[name] != other[name]]
+    names = [name for name in flat if name in other and flat[name] != other[name]]
+    unread = mine.get("weights") == [0.0] == its.get("weights")  # without the penalty its form means nothing
+    return [name for name in names if not (unread and name.startswith("loss."))] or names
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.grid import HERE, grid, work
-from cma_tune.protocols.grid_plan import ELEVEN, FAILURE, failure, plan, write_failure
+from cma_tune.protocols.grid_plan import ELEVEN, FAILURE, failure, left_out, plan, write_failure
 from cma_tune.records import find_records, load_record
 
 
@@ -207,6 +207,13 @@ def test_a_dataset_of_ones_own_may_say_what_recipe_is(
     catalog.write_text("birds: {source: 'folder:./birds', weight: 0.4}\n")
     config = grid_config(tmp_path, ["birds", "dtd"], weights=["recipe"], seeds=[1])
     assert [t.run.config.weights for t in plan(config)] == [[0.4], [0.4]]  # type: ignore[union-attr]
+    # dtd has one at 1 shot, and none at 3: what can run does, and the other λ run at both.
+    sweep = replace(config, shots=[1, 3], weights=["recipe", 0.0], datasets=["dtd", "birds"])
+    found = [(t.dataset, t.run.config.shots, t.run.config.weights) for t in plan(sweep)]  # type: ignore[union-attr]
+    of_dtd = [("dtd", [1], [0.4]), ("dtd", [1], [0.0]), ("dtd", [3], [0.0])]
+    of_birds = [("birds", [shots], [weight]) for shots in (1, 3) for weight in (0.4, 0.0)]
+    assert sorted(found) == sorted([*of_dtd, *of_birds])
+    assert list(left_out(sweep)) == [("dtd", 3)]
     catalog.write_text("birds: {source: 'folder:./birds'}\n")
     assert [task.dataset for task in plan(config)] == ["dtd"]
     config = replace(config, datasets=["birds"])
@@ -263,6 +270,12 @@ def test_a_folder_with_other_runs_is_refused(tmp_path: Path) -> None:
     grid(grid_config(tmp_path, ["digits"], seeds=[1], weights=[0.0]))
     with pytest.raises(UserError, match="one of another run"):
         grid(grid_config(tmp_path, ["digits"], views=2))
+    # At λ = 0 the form of the loss, which is another with "recipe", is no difference.
+    other = grid_config(
+        tmp_path, ["digits"], views=2, seeds=[1], weights=[0.0], loss=LossConfig("mean", True)
+    )
+    with pytest.raises(UserError, match=r"\(it differs in views\)"):
+        grid(other)
 
 
 def test_the_command_line_takes_the_options_of_the_protocol(

@@ -148,6 +148,15 @@ def test_a_saved_prompt_gives_the_same_without_its_dataset(
     (alone,) = cross_dataset(replace(saved, prompt=str(tmp_path / "moved"), output=str(tmp_path / "alone")))
     assert alone.figures == record.figures and alone.shots == 0  # unknown
     assert load_record(next((tmp_path / "alone").rglob("record.json"))) == alone
+    for changes, said in (
+        (
+            {"dataset": "dtd"},
+            r"no --dataset beside --prompt, which was learned already \(on digits\), got dtd",
+        ),
+        ({"shots": [1, 4]}, r"no --shots beside --prompt, which was learned already, got 1,4"),
+    ):
+        with pytest.raises(UserError, match=said):
+            cross_dataset(replace(saved, **changes))
 
 
 def test_a_run_that_is_stopped_on_a_target_goes_on_without_learning_again(

@@ -39,6 +39,20 @@ def test_the_releases_weights_are_one_row_that_names_them() -> None:
     assert sentence is not None and "λ of the release at 1 shot +1.00" in sentence
 
 
+def test_a_dataset_of_ones_own_has_what_its_catalogue_says() -> None:
+    config = FewShotConfig(dataset="birds", loss=LossConfig("mean", True))
+    own = [
+        *few_shot({1: [70.0]}, weight=0.4, config=config),
+        *few_shot({2: [80.0]}, weight=0.7, config=config),
+    ]
+    (table, *_) = build_tables([replace(r, training={**r.training, "recipe_weight": r.weight}) for r in own])
+    (row,) = table.rows
+    assert row.name == "CoOp + CMA, λ of the release" and all(row.cells)
+    said = f"{row.name}: 0.4 at 1 shot; 0.7 at 2 shots, of the dataset's entry in the user's catalogue."
+    assert said in table.notes
+    assert len(build_tables(own)[0].rows) == 2
+
+
 def test_csv_gives_the_weight_of_every_cell() -> None:
     frame = pd.read_csv(io.StringIO(format_tables([accuracy(release())], "csv")))
     assert dict(zip(frame.shots, frame.weight, strict=True)) == {1: 0.4, 2: 0.4, 4: 0.7, 16: 0.7}

@@ -227,7 +227,7 @@ LISTS = {"fgvc_aircraft": ("variants.txt", *AIRCRAFT_PARTS.values())}
 IMAGES_FROM = {
     "caltech101": "https://data.caltech.edu/records/mzrjq-6wc02",
     "oxford_pets": "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-    "stanford_cars": "https://huggingface.co/datasets/tanganke/stanford_cars",
+    "stanford_cars": "a copy with the original files, as https://github.com/pytorch/vision/issues/7545 names",
     "oxford_flowers": "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     "food101": "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
     "fgvc_aircraft": "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",

@@ -54,7 +54,7 @@ def download(url: str, path: Path, md5: str | None = None, say: Callable[[str], 
     if path.is_file():
         if md5 is None or (found := _md5(path)) == md5:
             return path
-        say(f"{path}: its MD5 is {found}, not {md5}; it is kept as {put_aside(path).name} and downloaded")
+        say(f"{path}: its MD5 is {found}, not {md5}; it is kept as {put_aside(path).name}, to be downloaded")
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"Expected an http or https address, got {url}.")
     path.parent.mkdir(parents=True, exist_ok=True)

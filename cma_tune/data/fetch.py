@@ -211,7 +211,12 @@ def _images_by_hand(entry: CatalogEntry, folder: Path) -> str:
         if HUB[entry.name].repo is None
         else f", or use the Hub's with --data-root hub: ({HUB[entry.name].repo})"
     )
-    return f"Download the images from {_origin(entry)}{why} and unpack them as {folder / entry.images}{hub}."
+    where = f"as {folder / entry.images}"
+    if entry.images == ".":
+        where = f"into {folder}"
+    if lists := LISTS.get(entry.name):
+        where += f", with {', '.join(lists)} in {folder}"
+    return f"Download the images from {_origin(entry)}{why} and unpack them {where}{hub}."
 
 
 def _origin(entry: CatalogEntry) -> str:

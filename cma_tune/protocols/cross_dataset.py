@@ -18,7 +18,7 @@ from typing import Any
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
 from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_entries, slug
-from cma_tune.data.catalog import check_dataset_name
+from cma_tune.data.catalog import ENTRIES, VARIANTS, check_dataset_name
 from cma_tune.errors import UserError
 from cma_tune.learners.saving import from_pretrained, prompt_folder, read_card
 from cma_tune.method_facts import default_optimizer
@@ -98,12 +98,17 @@ def cross_dataset(
     protocol = "domain-generalization" if isinstance(config, DomainGeneralizationConfig) else "cross-dataset"
     card = read_card(config.prompt) if config.prompt is not None else None
     if card is not None:
+        _check_against_prompt(config, card)
         config = _as_learned(config, card)
     check_targets(config)
-    if protocol == "domain-generalization" and config.dataset != "imagenet":
-        log.warning(
-            "domain generalisation goes from ImageNet to its variants; this goes from '%s'", config.dataset
-        )
+    if protocol == "domain-generalization":
+        others = [name for name in config.targets if name in ENTRIES and name not in VARIANTS]
+        if config.dataset != "imagenet" or others:
+            log.warning(
+                "domain generalisation goes from ImageNet to its variants; this goes from '%s' to %s",
+                config.dataset,
+                ", ".join(config.targets),
+            )
     _check_context(config, card)
     # Targets first: a mistake in one is not waited for until the training has ended.
     targets = targets or {name: target_setup(config, name) for name in config.targets}
@@ -121,6 +126,24 @@ def cross_dataset(
         setup.say(table(record))
         records.append(record)
     return records
+
+
+def _check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) -> None:
+    """What was chosen when the prompt was learned can't be chosen again.
+
+    Raises:
+        UserError: an option of learning was given another value than its default.
+    """
+    plain, kept = type(config)(), {"dataset": str(card.get("dataset", "")), "learner": card.get("learner")}
+    for name in ("dataset", "shots", "seeds", "weights", "learner"):
+        given = getattr(config, name)
+        if given not in (getattr(plain, name), kept.get(name)):
+            shown = ",".join(map(str, given)) if isinstance(given, list) else given
+            where = f" (on {kept[name]})" if name == "dataset" and kept[name] else ""
+            raise UserError(
+                f"Expected no --{name} beside --prompt, which was learned already{where}, got {shown}; "
+                "take it out."
+            )
 
 
 def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDatasetConfig:

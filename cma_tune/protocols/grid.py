@@ -62,7 +62,7 @@ def grid(config: GridConfig) -> None:
             summary instead.
         SystemExit: with 1, a run failed, a dataset was left out, or data are missing at --dry-run.
     """
-    tasks, without = plan(config), left_out(config)
+    tasks, without = plan(config), _told(left_out(config))
     records = {task: record for task in tasks if (record := finished_record(task.run)) is not None}
     rest = [task for task in tasks if task not in records]
     check_finished(config, records)
@@ -94,6 +94,16 @@ def grid(config: GridConfig) -> None:
         print("the same command tries the failed ones again")
     if progress.failed or without:
         raise SystemExit(1)
+
+
+def _told(left: Mapping[tuple[str, int], str]) -> dict[str, str]:
+    """Why λ are left out, by dataset; the reason names the first shots, and the others are added."""
+    shots = {name: [number for other, number in left if other == name] for name, _ in left}
+    return {
+        name: left[name, several[0]]
+        + f" So it is at {', '.join(map(str, several[1:]))}." * (len(several) > 1)
+        for name, several in shots.items()
+    }
 
 
 def _preview(

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -77,47 +78,49 @@ def plan(config: GridConfig) -> list[Task]:
     without = left_out(config)
     for name in dataset_names(config):
         one = run_config(config, name)
-        if name in without:
-            one = without_recipe(one)
-        if one.weights:
-            check(one)
-            if config.protocol != "few-shot":
-                check_transfer(one, config.protocol)
         if config.zero_shot:
             beside = ZeroShotConfig(**shared_entries(ZeroShotConfig, one))
             tasks.append(Task(zero_shot_run(beside, beside.templates or default_templates(name))))
-        if not one.weights:
-            continue
-        if isinstance(one, CrossDatasetConfig):
-            check_targets(one)
-            learning = _learning_tasks("few-shot", few_shot_config(one))
-            tests = [Task(transfer_run(config.protocol, one, task.run), (task.run,)) for task in learning]
-            tasks += [*learning, *tests]
-        else:
-            tasks += _learning_tasks(config.protocol, one)
+        having = [shots for shots in one.shots if (name, shots) not in without]
+        lacking = [shots for shots in one.shots if (name, shots) in without]
+        for part in (replace(one, shots=having), without_recipe(replace(one, shots=lacking))):
+            if part.shots and part.weights:
+                tasks += _tasks(config, part)
+        if not one.shots:
+            check(one)
     _check_folders(tasks)
     return tasks
 
 
-def left_out(config: GridConfig) -> dict[str, str]:
-    """Why datasets have no runs with the λ "recipe" in a grid: it is none of theirs.
+def _tasks(config: GridConfig, one: FewShotConfig) -> list[Task]:
+    """All of one dataset but zero-shot."""
+    check(one)
+    if config.protocol != "few-shot":
+        check_transfer(one, config.protocol)
+    if not isinstance(one, CrossDatasetConfig):
+        return _learning_tasks(config.protocol, one)
+    check_targets(one)
+    learning = _learning_tasks("few-shot", few_shot_config(one))
+    tests = [Task(transfer_run(config.protocol, one, task.run), (task.run,)) for task in learning]
+    return [*learning, *tests]
+
+
+def left_out(config: GridConfig) -> dict[tuple[str, int], str]:
+    """Why there are no runs with the λ "recipe", by dataset and shots: it is none of theirs.
 
     Raises:
-        UserError: it is none of any dataset's.
+        UserError: it is none at all.
     """
     if "recipe" not in config.weights:
         return {}
-    reasons: dict[str, str] = {}
-    names, own = dataset_names(config), own_weights()
-    for name in names:
+    reasons: dict[tuple[str, int], str] = {}
+    places, own = list(product(dataset_names(config), config.shots)), own_weights()
+    for name, shots in places:
         try:
-            for shots in config.shots:
-                recipe_weight(name, shots, own.get(name))
+            recipe_weight(name, shots, own.get(name))
         except UserError as error:
-            if len(names) == 1:
-                raise
-            reasons[name] = str(error)
-    if len(reasons) == len(names):
+            reasons[name, shots] = str(error)
+    if places and len(reasons) == len(places):
         raise UserError(next(iter(reasons.values())))
     return reasons
 

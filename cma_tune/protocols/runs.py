@@ -21,7 +21,7 @@ from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
-from cma_tune.records import Record, finished_on, save_record, versions
+from cma_tune.records import RECIPE_WEIGHT, Record, finished_on, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import (
     Checkpointing,
@@ -197,6 +197,7 @@ def make_record(
     if picked is not None:
         dataset |= {"picks": picked.digest()}
         dataset |= {"train_images": len(picked.train), "val_images": len(picked.val)}
+    training = {**(training or {}), **_own_recipe(run)}
     return Record(
         run=run.digest(),
         protocol=run.protocol,
@@ -205,9 +206,18 @@ def make_record(
         backbone=setup.backbone.describe(),
         figures=figures,
         per_class=by_class,
-        training={**(training or {}), WALL_SECONDS: round(time.perf_counter() - started, 3)},
+        training={**training, WALL_SECONDS: round(time.perf_counter() - started, 3)},
         versions=versions(),
     )
+
+
+def _own_recipe(run: Run) -> dict[str, float]:
+    """λ that the user's catalogue gives the dataset at these shots, which a report can't know by itself."""
+    own = own_weights().get(run.config.dataset, {})
+    if not isinstance(run.config, FewShotConfig) or not own:
+        return {}
+    weight = own.get(run.config.shots[0], own.get(0))
+    return {} if weight is None else {RECIPE_WEIGHT: weight}
 
 
 def leave(

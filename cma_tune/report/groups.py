@@ -14,7 +14,7 @@ from cma_tune.config import ONLY, FewShotConfig, Run
 from cma_tune.errors import UserError
 from cma_tune.method_options import RELEASE_FORM
 from cma_tune.recipes import recipe_epochs, recipe_weight
-from cma_tune.records import Record
+from cma_tune.records import RECIPE_WEIGHT, Record
 
 LEARNERS = {
     "zero_shot": "Zero-shot",
@@ -251,12 +251,26 @@ def in_release_form(record: Record) -> bool:
 
 
 def is_of_release(record: Record) -> bool:
-    """Whether λ is the release's for the dataset and the shots, in the release's form of the loss."""
+    """Whether λ is the release's for the dataset and the shots, in the release's form of the loss.
+
+    A dataset of the user's catalogue has what that gives for the release's.
+    """
+    own = record.training.get(RECIPE_WEIGHT)
     try:
-        weight = recipe_weight(str(record.config["dataset"]), record.shots)
+        weight = recipe_weight(str(record.config["dataset"]), record.shots) if own is None else own
     except UserError:  # the release has none
         return False
     return record.weight == weight and in_release_form(record)
+
+
+def of_own_recipe(group: Group) -> bool:
+    """Whether "the release's λ" are those of the user's catalogue."""
+    return any(RECIPE_WEIGHT in record.training for record in group.records)
+
+
+def on_miniature(group: Group) -> bool:
+    """Whether a run was on drawn images."""
+    return any(str(record.dataset.get("origin", "")).startswith("miniature") for record in group.records)
 
 
 def _without_repetitions(records: Sequence[Record]) -> Iterable[Record]:

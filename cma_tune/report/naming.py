@@ -10,7 +10,15 @@ from pathlib import Path, PurePath
 
 from cma_tune.config import backbone_folder
 from cma_tune.records import Record
-from cma_tune.report.groups import Group, is_of_release, learner_name, merged_epochs, shots_text
+from cma_tune.report.groups import (
+    Group,
+    is_of_release,
+    learner_name,
+    merged_epochs,
+    of_own_recipe,
+    on_miniature,
+    shots_text,
+)
 
 # Methods may differ in their recipes, but not in what they start from and what they are tested on.
 _BACKBONE_NAMES, _BACKBONE_DIGESTS = ("pretrained", "model_config"), ("weights", "preprocessing")
@@ -56,9 +64,13 @@ def setting_notes(groups: Sequence[Group]) -> list[str]:
             notes.append(f"{group.name}, by seed: {_chosen(group)}.")
         if group.release:
             weights = _by_shots({record.shots: f"{record.weight:g}" for record in group.records})
-            notes.append(f"{group.name}: {weights}.")
+            whose = ", of the dataset's entry in the user's catalogue" if of_own_recipe(group) else ""
+            notes.append(f"{group.name}: {weights}{whose}.")
         elif group.weight and not group.selected and all(map(is_of_release, group.records)):
-            notes.append(f"{group.name}: λ of the release.")
+            whose = "the dataset's entry in the user's catalogue" if of_own_recipe(group) else "the release"
+            notes.append(f"{group.name}: λ of {whose}.")
+    if any(map(on_miniature, groups)):
+        notes.append("On a miniature: drawn images, not the dataset's.")
     versions = _several_versions(groups)
     if versions:
         notes.append(f"Runs were made with different versions: {', '.join(versions)}.")

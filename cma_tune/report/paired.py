@@ -132,7 +132,7 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
                 means.append((average[0], average[1]))
                 block += _over(values, "seeds", dataset, at)
                 # Of zero-shot beside a transfer no predictions are kept.
-                stored = dataset if place.source else part
+                stored = dataset if place.source else part or ""
                 for one, other in pairs if stored and keys[0] == keys[1] else []:
                     if row := _images(one, other, keys[0], stored, folders):
                         block.append((dataset, at, *row))
