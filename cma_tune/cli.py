@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cma_tune.commands import COMMANDS
+from cma_tune.companion_options import SupervisedConfig
+from cma_tune.companion_run import method_name, unread_entries
 from cma_tune.config import FewShotConfig
 from cma_tune.errors import UserError, nearest
 from cma_tune.messages import plain_messages
@@ -74,12 +76,16 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _warn_of_unread(config: object) -> None:
     """A forgotten --learner must not pass for the method that an option belongs to."""
-    if not isinstance(config, FewShotConfig) or os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0":
         return
-    unread = unread_options(config, config.learner)
+    if isinstance(config, FewShotConfig):
+        what, unread = f"--learner {config.learner}", unread_options(config, config.learner)
+    elif isinstance(config, SupervisedConfig):
+        what, unread = f"this training ({method_name(config)})", unread_entries(config)
+    else:
+        return
     if unread:
-        flags = ", ".join(f"--{name}" for name in unread)
-        log.warning("nothing of --learner %s is changed by %s", config.learner, flags)
+        log.warning("nothing of %s is changed by %s", what, ", ".join(f"--{name}" for name in unread))
 
 
 def _without_catalog(arguments: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,24 @@ def noticed(content: Mapping[str, Any]) -> dict[str, Any]:
     if "matching" in content:
         kept["matching"] = {name: content["matching"][name] for name in MATCHING[algorithm]}
     return kept
+
+
+def unread_entries(config: SupervisedConfig) -> list[str]:
+    """Options with values of their own that nothing of the command reads, as ``schedule.ratio``."""
+    left_out = _unused(config)
+    read = dict(_flat({name: v for name, v in noticed(asdict(config)).items() if name not in left_out}))
+    plain = dict(_flat(asdict(type(config)())))
+    given = dict(_flat(asdict(config)))
+    anywhere = {*_NOT_THE_RESULT, "mixed_precision"}
+    return [name for name in given if name not in {*read, *anywhere} and given[name] != plain[name]]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _unused(config: SupervisedConfig) -> set[str]:

@@ -12,7 +12,8 @@ SMALL = [
     *("--schedule.ratio=2", "--schedule.steps=12", "--schedule.ema=0.9", "--eval_every=5"),
 ]
 SUPERVISED = ["supervised", *SMALL, "--min_hd=0.1", "--checkpoint_every=1"]
-# What the algorithms remember between steps is part of it.
+# What the algorithms remember between steps is part of it. (FlexMatch's takes longer than these steps to show
+# in a loss; that its state holds it is tested with the algorithms.)
 FREEMATCH = [
     *("semi-supervised", *SMALL, "--algorithm=freematch", "--max_mi=0.1", "--checkpoint_every=2"),
     "--schedule.steps=28",

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, str] = {
     "commands": (
         "companion companion_options config inspection options predict protocols report serving sharing"
     ),
-    "cli": "arguments commands config errors messages method_facts",
+    "cli": "arguments commands companion_options companion_run config errors messages method_facts",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }

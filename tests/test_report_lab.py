@@ -74,7 +74,8 @@ def finished(folder: Path, experiment: Any, seed: int = 1, **changes: Any) -> tu
     (folder / "curves.json").write_text(json.dumps(CURVES[experiment]))
     if experiment == "temperature":
         generator = torch.Generator().manual_seed(0)
-        points = {name: torch.randn(60, 2, generator=generator) for name in ("1", "4")}
+        names = [f"{one:g}" for one in config.temperatures if one in (1.0, 4.0)]
+        points = {name: torch.randn(60, 2, generator=generator) for name in names}
         save_file({**points, "labels": torch.arange(60) % CLASSES}, folder / "points.safetensors")
     return folder, record
 
@@ -106,6 +107,11 @@ def test_every_experiment_has_a_figure_that_holds_all(tmp_path: Path, experiment
     assert not any(legend.overlaps(axes.get_tightbbox()) for axes in figure.axes)
     assert LIMIT in [text.get_text() for text in figure.legends[0].get_texts()]
     assert path.stat().st_size < 200_000
+
+
+def test_a_single_temperature_has_a_single_picture_and_an_empty_place(tmp_path: Path) -> None:
+    figure = lab_figure(*finished(tmp_path, "temperature", temperatures=[4.0]))
+    assert [axes.get_title() for axes in figure.axes][4:] == ["t-SNE of the features, T = 4"]
 
 
 def test_limits_are_the_closed_forms(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ class CollapseMonitor:
         with autocast_off(features):
             figures = self._measured(features.double(), labels.to(features.device), classifier.double())
         found = {name: float(value) for name, value in figures.items()}
+        # An entropy of 0 may come out as −0 or, by rounding, a little below.
+        found |= {name: max(value, 0.0) + 0.0 for name, value in found.items() if name.endswith("_entropy")}
         return {
             name: found[name] if math.isfinite(found.get(name, math.nan)) else None for name in self.names
         }

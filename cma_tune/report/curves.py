@@ -140,6 +140,7 @@ def draw_scatter(axes: Axes, scatter: Scatter) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
+    axes.margins(0.05, 0.1)  # so that the names above the points stay below the title
     classes = sorted(set(scatter.labels))
     for label in classes:
         own = [point for point, of in zip(scatter.points, scatter.labels, strict=True) if of == label]

@@ -38,14 +38,17 @@ def new_figure(
     """A figure of panels.
 
     Args:
-        panels: number of panels, a multiple of `rows`.
+        panels: number of panels; places that are left over in the last row stay empty.
         legend_rows: lines of the legend below.
         rows: of panels.
         share_y: all panels have one scale.
     """
-    columns = panels // rows
+    columns = math.ceil(panels / rows)
     figure = bare_figure(WIDTH + (columns - 1) * 0.7 * WIDTH, rows * HEIGHT + 0.22 * legend_rows)
     axes = list(figure.subplots(rows, columns, sharey=share_y, squeeze=False).flat)
+    for over in axes[panels:]:
+        over.remove()
+    axes = axes[:panels]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis="y", color="#DDDDDD", linewidth=0.8)
