@@ -55,6 +55,10 @@ _OF_ONE_EXPERIMENT = {
 """Entries of a lab's config that its other experiments take no notice of."""
 
 
+_OF_UNLABELLED = ("interplay.view", "interplay.labelled")
+"""Entries that say which images the added losses take, where there are two kinds."""
+
+
 def noticed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A config's entries without those nested ones that its algorithm or its losses take no notice of.
 
@@ -79,7 +83,10 @@ def unread_entries(config: SupervisedConfig) -> list[str]:
     read = dict(_flat({name: v for name, v in noticed(asdict(config)).items() if name not in left_out}))
     plain = dict(_flat(asdict(type(config)())))
     given = dict(_flat(asdict(config)))
-    anywhere = {*_NOT_THE_RESULT, "mixed_precision"}
+    # The files of the datasets' recipes hold OTMatch's weight for all algorithms.
+    anywhere = {*_NOT_THE_RESULT, "mixed_precision", "matching.transport_weight"}
+    if "algorithm" not in given or given["algorithm"] == "supervised":  # there are no images without a label
+        read = {name: value for name, value in read.items() if name not in _OF_UNLABELLED}
     return [name for name in given if name not in {*read, *anywhere} and given[name] != plain[name]]
 
 

@@ -14,7 +14,13 @@ from cma_tune.companion.algorithms import algorithm
 from cma_tune.companion.setup import algorithm_options
 from cma_tune.companion_checks import check_companion
 from cma_tune.companion_options import InterplayConfig, SemiSupervisedConfig, SupervisedConfig
-from cma_tune.companion_run import CompanionRun, expand_companion, method_name, recipe_network
+from cma_tune.companion_run import (
+    CompanionRun,
+    expand_companion,
+    method_name,
+    recipe_network,
+    unread_entries,
+)
 
 FOLDER = Path(__file__).parents[1] / "configs" / "companion"
 
@@ -45,6 +51,7 @@ def load(command: str, *names: str, flags: tuple[str, ...] = ()) -> Any:
     files = [str(FOLDER / f"{name.replace('-', '_')}.yaml") for name in names if name]
     config = parse(command, [word for file in files for word in ("--config", file)] + list(flags))
     check_companion(config)
+    assert unread_entries(config) == []
     return config
 
 

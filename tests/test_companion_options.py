@@ -15,7 +15,7 @@ from cma_tune.companion_options import (
     SemiSupervisedConfig,
     SupervisedConfig,
 )
-from cma_tune.companion_run import CompanionRun, expand_companion
+from cma_tune.companion_run import CompanionRun, expand_companion, unread_entries
 from cma_tune.errors import UserError
 
 
@@ -128,3 +128,21 @@ def test_mistakes_are_named(config: SupervisedConfig, sentence: str) -> None:
 
 def test_all_labels_are_fine_where_the_unlabelled_are_ignored() -> None:
     check_companion(SemiSupervisedConfig(labels=[0], algorithm="supervised"))
+
+
+def test_options_that_nothing_reads_are_told() -> None:
+    plain = SemiSupervisedConfig(algorithm="fixmatch")
+    assert unread_entries(plain) == unread_entries(SupervisedConfig()) == unread_entries(LabConfig()) == []
+    assert unread_entries(replace(plain, matching=MatchingConfig(threshold=0.9, momentum=0.5))) == [
+        "matching.momentum"
+    ]
+    ratio = ScheduleConfig(ratio=3, steps=7)
+    assert unread_entries(SupervisedConfig(schedule=ratio)) == ["schedule.ratio"]
+    assert unread_entries(replace(plain, schedule=ratio)) == []
+    view = InterplayConfig(view="weak", order=2)
+    assert unread_entries(SupervisedConfig(interplay=view)) == ["interplay.view", "interplay.order"]
+    assert unread_entries(SupervisedConfig(interplay=view, max_mi=0.1)) == ["interplay.view"]
+    assert unread_entries(replace(plain, interplay=view, max_mi=0.1)) == []
+    lab = LabConfig(experiment="grokking", max_mi=0.1, labels=[20], rates=[1.0])
+    assert sorted(unread_entries(lab)) == ["labels", "max_mi", "rates"]
+    assert unread_entries(replace(lab, experiment="connectivity")) == []

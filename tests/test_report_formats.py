@@ -214,8 +214,10 @@ def test_report_prints_tables_alone_on_standard_output(
     assert printed.err == f"figure: {figure}\n"
     with pytest.raises(UserError, match="Expected a file for --html, got the folder"):
         report(str(tmp_path / "runs"), html=str(tmp_path))
-    with pytest.raises(UserError, match="Expected a folder for --figures, got the file"):
+    with pytest.raises(UserError, match="Expected a folder that can be written to for --figures, got"):
         report(str(tmp_path / "runs"), figures=str(figure))
+    with pytest.raises(UserError, match="Expected a folder that can be written to for --html, got"):
+        report(str(tmp_path / "runs"), html=str(figure / "page.html"))
     with pytest.raises(UserError, match="there is no such folder"):
         report(str(tmp_path / "nowhere"))
 

@@ -122,3 +122,11 @@ def test_methods_are_compared_on_the_targets(tmp_path: Path) -> None:
     rows = {(row[0], row[2]): [shown(entry) for entry in row] for row in beside.rows}
     assert rows["eurosat", "paired t over seeds"][3:7] == ["3", "20.00", "31.33", "+11.33"]
     assert not any(str(kind).startswith("McNemar") for _, kind in rows)
+
+
+def test_targets_of_drawn_images_are_named() -> None:
+    drawn = {"dtd": {"origin": "miniature of drawn images"}, "eurosat": {"origin": "split.json"}}
+    records = [replace(one, dataset={**one.dataset, "targets": drawn}) for one in transfer([(50.0, 30.0)])]
+    (table,) = build_tables(records)
+    assert "On miniatures, which are drawn images: dtd." in table.notes
+    assert not any("miniature" in note for note in build_tables(transfer([(50.0, 30.0)]))[0].notes)

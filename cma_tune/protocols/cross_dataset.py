@@ -129,21 +129,25 @@ def cross_dataset(
 
 
 def _check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) -> None:
-    """What was chosen when the prompt was learned can't be chosen again.
+    """What was chosen when the prompt was learned can't be chosen again; what is then not read is warned of.
 
     Raises:
-        UserError: an option of learning was given another value than its default.
+        UserError: another dataset or method than the prompt's.
     """
-    plain, kept = type(config)(), {"dataset": str(card.get("dataset", "")), "learner": card.get("learner")}
-    for name in ("dataset", "shots", "seeds", "weights", "learner"):
-        given = getattr(config, name)
-        if given not in (getattr(plain, name), kept.get(name)):
-            shown = ",".join(map(str, given)) if isinstance(given, list) else given
-            where = f" (on {kept[name]})" if name == "dataset" and kept[name] else ""
+    plain = type(config)()
+    for name in ("dataset", "learner"):
+        given, kept = getattr(config, name), card.get(name)
+        if kept is not None and given not in (getattr(plain, name), kept):
             raise UserError(
-                f"Expected no --{name} beside --prompt, which was learned already{where}, got {shown}; "
-                "take it out."
+                f"Expected no --{name} beside --prompt, which has its own ({kept}), got {given}; take it out."
             )
+    of_learning = ("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment")
+    unread = [name for name in of_learning if getattr(config, name) != getattr(plain, name)]
+    if unread:
+        log.warning(
+            "--prompt was learned already: nothing of it is changed by %s",
+            ", ".join(f"--{n}" for n in unread),
+        )
 
 
 def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDatasetConfig:

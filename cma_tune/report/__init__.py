@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,8 +56,8 @@ def report(
     """
     if html is not None and Path(html).is_dir():
         raise UserError(f"Expected a file for --html, got the folder {html}; name a file in it.")
-    if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
-        raise UserError(f"Expected a folder for --figures, got the file {figures}; name another.")
+    _check_folder("html", None if html is None else Path(html).parent)
+    _check_folder("figures", None if figures is None else Path(figures))
     found = list(find_results(Path(folder), _say_skipped))
     experiments = [(where, record) for where, record in found if record.protocol == LAB]
     trained = [record for _, record in found if record.protocol in COMPANION]
@@ -73,6 +74,21 @@ def report(
     if html is not None:
         write_page(Path(html), tables, sheets, drawn)
         print(f"page: {html}", file=sys.stderr)
+
+
+def _check_folder(flag: str, folder: Path | None) -> None:
+    """Whether files can be written into a folder, which is made if it is missing."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:  # a file in its place, or on the way to it
+        writable = False
+    if not writable:
+        raise UserError(
+            f"Expected a folder that can be written to for --{flag}, got {folder}; name another place."
+        )
 
 
 def _formatted(

@@ -16,9 +16,9 @@ from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Table
 CSV_COLUMNS = (
     "protocol", "dataset", "backbone", "method", "weight", "shots", "metric", "mean", "interval", "seeds"
 )  # fmt: skip
-"""`weight` is λ, empty for zero-shot and for a λ chosen by seed; `interval` is empty for a single run;
-`seeds` is the number of runs behind the mean. Averages over datasets follow, with "average over 11" (or "3 of
-11") for the dataset; where these have other seeds, `seeds` is empty."""
+"""`weight` is λ, empty for zero-shot, for a λ chosen by seed and in averages over several λ; `interval` is
+empty for a single run; `seeds` is the number of runs behind the mean. Averages over datasets follow, with
+"average over 11" (or "3 of 11") for the dataset; where these have other seeds, `seeds` is empty."""
 
 NO_RUN = "–"
 BOLD_NOTE = "Bold: the highest mean of a column, which is no test of significance."

@@ -268,9 +268,13 @@ def of_own_recipe(group: Group) -> bool:
     return any(RECIPE_WEIGHT in record.training for record in group.records)
 
 
-def on_miniature(group: Group) -> bool:
-    """Whether a run was on drawn images."""
-    return any(str(record.dataset.get("origin", "")).startswith("miniature") for record in group.records)
+def miniatures(group: Group) -> set[str]:
+    """Datasets of drawn images that a run was on, targets among them."""
+    found: set[str] = set()
+    for record in group.records:
+        places = {str(record.config["dataset"]): record.dataset, **record.dataset.get("targets", {})}
+        found |= {name for name, one in places.items() if str(one.get("origin", "")).startswith("miniature")}
+    return found
 
 
 def _without_repetitions(records: Sequence[Record]) -> Iterable[Record]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import harmonic_mean
 
-from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name
+from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name, of_own_recipe
 from cma_tune.report.tables import HALVES, ON_TARGET, TRANSFER, Cell, Row, Table, h_of
 
 Key = tuple[str, int, str]
@@ -65,7 +65,7 @@ class Place:
             of a transfer, the targets.
         untouched: the others, which have zero-shot alone.
         replaced: λ whose place "λ of the release" takes, which only the tables by λ show.
-        source: of a transfer, the dataset that was learned on.
+        source: of a transfer, the dataset that was learned on, with the targets where others were tested too.
         shots: of the learned methods, ascending.
         methods: in the order of the tables.
     """
@@ -124,7 +124,10 @@ def _transfer_place(table: Table) -> Place:
             one.groups[(name, cell.shots)] = row.group
         methods.append(one)
     shots = [table.shots] if table.shots else []
-    return Place(table.protocol, table.backbone, list(targets), shots, methods, source=table.dataset)
+    _, of, among = table.title.partition(", targets ")  # where there are other tables of the same source
+    return Place(
+        table.protocol, table.backbone, list(targets), shots, methods, source=table.dataset + of + among
+    )
 
 
 def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:
@@ -201,6 +204,13 @@ def _order(method: Method) -> tuple[int, str, bool, bool, float, str]:
     place = known.index(method.learner) if method.learner in known else len(known)
     last = method.selected, method.weight is None
     return (place, method.learner, *last, method.weight or 0.0, method.name)
+
+
+def own_recipe_notes(methods: Iterable[Method]) -> list[str]:
+    """Of which datasets "λ of the release" are those of the user's catalogue."""
+    release = [method for method in methods if method.release]
+    own = sorted({name for m in release for (name, _), group in m.groups.items() if of_own_recipe(group)})
+    return [f"λ of the release: of {', '.join(own)} those of the user's catalogue."] if own else []
 
 
 def average(cells: Sequence[Cell]) -> Cell:

@@ -15,8 +15,8 @@ from cma_tune.report.groups import (
     is_of_release,
     learner_name,
     merged_epochs,
+    miniatures,
     of_own_recipe,
-    on_miniature,
     shots_text,
 )
 
@@ -69,8 +69,8 @@ def setting_notes(groups: Sequence[Group]) -> list[str]:
         elif group.weight and not group.selected and all(map(is_of_release, group.records)):
             whose = "the dataset's entry in the user's catalogue" if of_own_recipe(group) else "the release"
             notes.append(f"{group.name}: λ of {whose}.")
-    if any(map(on_miniature, groups)):
-        notes.append("On a miniature: drawn images, not the dataset's.")
+    if drawn := sorted(set().union(*map(miniatures, groups))):
+        notes.append(f"On miniatures, which are drawn images: {', '.join(drawn)}.")
     versions = _several_versions(groups)
     if versions:
         notes.append(f"Runs were made with different versions: {', '.join(versions)}.")

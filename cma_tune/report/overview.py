@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cma_tune.report.groups import of_own_recipe, on_miniature, shots_text
-from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, averages, having_all, places
+from cma_tune.report.groups import miniatures, shots_text
+from cma_tune.report.methods import (
+    AVERAGE_OF_H,
+    Method,
+    Place,
+    averages,
+    having_all,
+    own_recipe_notes,
+    places,
+)
 from cma_tune.report.sheets import Content, Entry, Sheet
 from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
@@ -150,13 +158,8 @@ def _notes(place: Place, metric: str) -> tuple[str, ...]:
     if place.protocol == "base-to-novel" and any(m.release and m.weight is None for m in place.learned):
         notes.append("λ of the release: those of its few-shot runs.")
     notes += [f"{m.name}: λ of the release." for m in place.learned if m.release and m.weight]
-    release = [method for method in place.learned if method.release]
-    own = sorted({name for m in release for (name, _), group in m.groups.items() if of_own_recipe(group)})
-    if own:
-        notes.append(f"λ of the release: of {', '.join(own)} those of the user's catalogue.")
-    drawn = sorted(
-        {name for m in place.methods for (name, _), group in m.groups.items() if on_miniature(group)}
-    )
+    notes += own_recipe_notes(place.learned)
+    drawn = sorted(set().union(*(miniatures(group) for m in place.methods for group in m.groups.values())))
     if drawn:
         notes.append(f"On miniatures, which are drawn images: {', '.join(drawn)}.")
     if place.untouched:

@@ -13,7 +13,7 @@ from cma_tune.metrics.significance import image_test, paired_t_test, sign_test
 from cma_tune.predictions import load_predictions
 from cma_tune.records import Record
 from cma_tune.report.groups import shots_text
-from cma_tune.report.methods import Method, Place, places, transfer_places
+from cma_tune.report.methods import Method, Place, own_recipe_notes, places, transfer_places
 from cma_tune.report.sheets import Content, Entry, Sheet, Span
 from cma_tune.report.tables import ON_TARGET, TRANSFER, Table
 
@@ -149,6 +149,7 @@ def _sheet(place: Place, first: Method, second: Method, folders: Mapping[str, Pa
         f"{place.protocol.capitalize()}, paired tests: {second.name} against {first.name}{learned}, backbone "
     )
     notes = [*NOTES, *(f"{m.name}: λ of the release." for m in (first, second) if m.release and m.weight)]
+    notes += own_recipe_notes((first, second))
     if any(str(row[1]).startswith("H") for row in rows):
         notes.append(MEAN_OF_H)
     over = frozenset(number for number, row in enumerate(rows) if str(row[0]).startswith("all "))

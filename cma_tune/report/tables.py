@@ -237,7 +237,7 @@ def _transfer_table(
     rows = [Row(plain.name, plain, tuple(cells))] if any(cells) else []
     rows += [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in columns)) for g in groups]
     table = _table("accuracy", protocol, dataset, backbone, shots, list(columns.values()), rows, groups)
-    return replace(table, title=f"{table.title}, targets {', '.join(others)}") if named else table
+    return replace(table, title=f"{table.title}, targets {', '.join(targets)}") if named else table
 
 
 def _tables_beside(
