@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from cma_tune.checks import check
+from cma_tune.companion_options import SemiSupervisedConfig, SupervisedConfig
+from cma_tune.companion_run import expand_companion
 from cma_tune.config import (
     AugmentConfig,
     ContextConfig,
@@ -40,6 +42,7 @@ from cma_tune.method_options import (
 from cma_tune.protocols.selection import choices
 
 NAN = float("nan")
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_a_recipe_brings_the_releases_form_of_the_loss(
 
 
 def test_the_committed_records_are_still_the_same_runs() -> None:
-    paths = list((Path(__file__).parents[1] / "benchmarks/results").rglob("record.json"))
+    paths = list((RESULTS / "caltech101_lite").rglob("record.json"))
     blocks = {"loss": LossConfig, "optim": OptimConfig, "augment": AugmentConfig, "context": ContextConfig}
     assert paths
     for path in paths:
@@ -228,6 +231,24 @@ def test_the_committed_records_are_still_the_same_runs() -> None:
             run = choices(expand(content["protocol"], again))[0]
         else:
             (run,) = expand(content["protocol"], again)
+        assert run.digest() == content["run"], path
+
+
+def test_the_committed_records_of_the_companion_are_still_the_same_runs() -> None:
+    paths = list((RESULTS / "companion").rglob("record.json"))
+    assert len(paths) == 72
+    kinds: dict[str, type[SupervisedConfig]] = {
+        "supervised": SupervisedConfig,
+        "semi-supervised": SemiSupervisedConfig,
+    }
+    for path in paths:
+        content = json.loads(path.read_text())
+        kind = kinds[content["protocol"]]
+        hints: dict[str, Any] = get_type_hints(kind)
+        nested = {name: one for name, one in hints.items() if is_dataclass(one)}
+        config = content["config"]
+        config |= {name: one(**config[name]) for name, one in nested.items()}  # type: ignore[operator]
+        (run,) = expand_companion(content["protocol"], kind(**config))
         assert run.digest() == content["run"], path
 
 
