@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cma_tune.companion_options import (
     SemiSupervisedConfig,
     SupervisedConfig,
 )
-from cma_tune.config import identity_digest, slug
+from cma_tune.config import flattened, identity_digest, slug
 
 FULL_STEPS = 2**20
 """Training steps of the references."""
@@ -80,22 +80,14 @@ def noticed(content: Mapping[str, Any]) -> dict[str, Any]:
 def unread_entries(config: SupervisedConfig) -> list[str]:
     """Options with values of their own that nothing of the command reads, as ``schedule.ratio``."""
     left_out = _unused(config)
-    read = dict(_flat({name: v for name, v in noticed(asdict(config)).items() if name not in left_out}))
-    plain = dict(_flat(asdict(type(config)())))
-    given = dict(_flat(asdict(config)))
+    read = dict(flattened({name: v for name, v in noticed(asdict(config)).items() if name not in left_out}))
+    plain = dict(flattened(asdict(type(config)())))
+    given = dict(flattened(asdict(config)))
     # The files of the datasets' recipes hold OTMatch's weight for all algorithms.
     anywhere = {*_NOT_THE_RESULT, "mixed_precision", "matching.transport_weight"}
     if "algorithm" not in given or given["algorithm"] == "supervised":  # there are no images without a label
         read = {name: value for name, value in read.items() if name not in _OF_UNLABELLED}
     return [name for name in given if name not in {*read, *anywhere} and given[name] != plain[name]]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _unused(config: SupervisedConfig) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -216,6 +216,15 @@ def entries(config: object) -> dict[str, Any]:
 
 ONLY: dict[str, Any] = {"optimizer": "sgd", "schedule": "cosine", "steps_per_shot": None}
 """Entries of the optimiser that came later, with what there was before."""
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested entries with their paths, as ``("optim.lr", 0.002)``."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def identity_digest(identity: dict[str, Any]) -> str:

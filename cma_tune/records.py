@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from cma_tune.config import FewShotConfig, Run
+from cma_tune.config import FewShotConfig, Run, flattened
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.method_options import PAPER_FORM, RELEASE_FORM
@@ -234,18 +234,10 @@ def _differences(run: Identified, record: Record) -> list[str]:
     if record.selection is not None:
         # Such a record's λ is the chosen one; the run's are those it was chosen from.
         its["weights"] = sorted(weight for weight, _ in record.selection["candidates"])
-    flat, other = dict(_flat(mine)), dict(_flat(its))
+    flat, other = dict(flattened(mine)), dict(flattened(its))
     names = [name for name in flat if name in other and flat[name] != other[name]]
     unread = mine.get("weights") == [0.0] == its.get("weights")  # without the penalty its form means nothing
     return [name for name in names if not (unread and name.startswith("loss."))] or names
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def find_records(folder: Path, skip: Callable[[UserError], None] | None = None) -> Iterator[Record]:

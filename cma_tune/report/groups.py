@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import ONLY, FewShotConfig, Run
+from cma_tune.config import ONLY, FewShotConfig, Run, flattened
 from cma_tune.errors import UserError
 from cma_tune.method_options import RELEASE_FORM
 from cma_tune.recipes import recipe_epochs, recipe_weight
@@ -178,15 +178,7 @@ def _settings(record: Record) -> dict[str, str]:
         content["on"] = record.selection.get("on")
     content |= {name: value for name, value in record.dataset.items() if name not in _NO_SETTINGS}
     content |= {name: value for name, value in record.backbone.items() if name != "name"}
-    return {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in _flat(content)}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in flattened(content)}
 
 
 def _by_epochs(records: Sequence[Record]) -> list[list[Record]]:
