@@ -214,7 +214,7 @@ def test_prune_one_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("typed", "part"),
     [
-        ([], "--action"),
+        ([], "Expected ACTION"),
         (["biuld"], "build, list, verify, prune"),
         (["build", "list"], "one action"),
         (["build", "--parts", "tests"], "train, val, test, got 'tests' (did you mean 'test'?)"),
