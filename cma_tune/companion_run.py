@@ -79,8 +79,7 @@ def noticed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def unread_entries(config: SupervisedConfig) -> list[str]:
     """Options with values of their own that nothing of the command reads, as ``schedule.ratio``."""
-    left_out = _unused(config)
-    read = dict(flattened({name: v for name, v in noticed(asdict(config)).items() if name not in left_out}))
+    read = dict(flattened(_read(config)))
     plain = dict(flattened(asdict(type(config)())))
     given = dict(flattened(asdict(config)))
     # The files of the datasets' recipes hold OTMatch's weight for all algorithms.
@@ -88,6 +87,12 @@ def unread_entries(config: SupervisedConfig) -> list[str]:
     if "algorithm" not in given or given["algorithm"] == "supervised":  # there are no images without a label
         read = {name: value for name, value in read.items() if name not in _OF_UNLABELLED}
     return [name for name in given if name not in {*read, *anywhere} and given[name] != plain[name]]
+
+
+def _read(config: SupervisedConfig) -> dict[str, Any]:
+    """A config's entries that its command, algorithm, losses and experiment take notice of."""
+    unused = _unused(config)
+    return {name: value for name, value in noticed(asdict(config)).items() if name not in unused}
 
 
 def _unused(config: SupervisedConfig) -> set[str]:
@@ -113,8 +118,7 @@ class CompanionRun:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: the config without where and how it is computed."""
-        left_out = {*_NOT_THE_RESULT, *_unused(self.config)}
-        content = {name: v for name, v in noticed(asdict(self.config)).items() if name not in left_out}
+        content = {name: v for name, v in _read(self.config).items() if name not in _NOT_THE_RESULT}
         return {"protocol": self.protocol, **content}
 
     def digest(self) -> str:

@@ -21,6 +21,7 @@ from cma_tune.learners.saving import save_prompt
 from cma_tune.metrics import accuracy, harmonic_mean
 from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
+from cma_tune.recipes import recipe_weight
 from cma_tune.records import RECIPE_WEIGHT, Record, finished_on, save_record, versions
 from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import (
@@ -216,8 +217,10 @@ def _own_recipe(run: Run) -> dict[str, float]:
     own = own_weights().get(run.config.dataset, {})
     if not isinstance(run.config, FewShotConfig) or not own:
         return {}
-    weight = own.get(run.config.shots[0], own.get(0))
-    return {} if weight is None else {RECIPE_WEIGHT: weight}
+    try:
+        return {RECIPE_WEIGHT: recipe_weight(run.config.dataset, run.config.shots[0], own)}
+    except UserError:  # it gives none at these shots
+        return {}
 
 
 def leave(

@@ -94,14 +94,14 @@ def _check_folder(flag: str, folder: Path | None) -> None:
 def _formatted(
     tables: Sequence[Table],
     sheets: Sequence[Sheet],
-    apart: Sequence[Sheet],
+    companion: Sequence[Sheet],
     compared: Sequence[Sheet],
     form: str,
 ) -> list[str]:
     texts = [format_tables(tables, form)] if tables or not sheets else []
-    further = [format_sheets(compared, form)] if compared else []
     if form == "csv":  # tables over datasets repeat what the first ones say
-        return [*texts, *(format_sheets([sheet], form) for sheet in apart), *further]
+        several = [*([sheet] for sheet in companion), *([compared] if compared else [])]
+        return [*texts, *(format_sheets(together, form) for together in several)]
     return [*texts, *([format_sheets(sheets, form)] if sheets else [])]
 
 

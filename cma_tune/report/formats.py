@@ -11,7 +11,7 @@ from cma_tune.errors import UserError, nearest
 from cma_tune.report.escapes import markdown_escaped
 from cma_tune.report.latex import latex_table, latex_tables
 from cma_tune.report.methods import Place, averages, having_all, places
-from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Table
+from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 
 CSV_COLUMNS = (
     "protocol", "dataset", "backbone", "method", "weight", "shots", "metric", "mean", "interval", "seeds"
@@ -100,15 +100,20 @@ def _csv(tables: Sequence[Table]) -> str:
     writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in table.rows:
-            protocol = row.group.records[0].protocol
+            where = (row.group.records[0].protocol, table.dataset, table.backbone, row.group.name)
             for cell in filter(None, row.cells):
-                weight = "" if (of_runs := row.group.weight_at(cell.shots)) is None else of_runs
-                interval = "" if cell.interval is None else cell.interval
-                figures = (cell.shots, cell.metric, cell.mean, interval, len(cell.values))
-                writer.writerow((protocol, table.dataset, table.backbone, row.group.name, weight, *figures))
+                writer.writerow(_csv_line(where, row.group.weight_at(cell.shots), cell, len(cell.values)))
     for place in places(tables):
         writer.writerows(_averages(place) if len(place.datasets) > 1 else ())
     return buffer.getvalue()
+
+
+def _csv_line(
+    where: tuple[str, ...], weight: float | None, cell: Cell, seeds: int | None
+) -> tuple[object, ...]:
+    """A line of `CSV_COLUMNS`; what there is not stays empty."""
+    figures = (weight, cell.shots, cell.metric, cell.mean, cell.interval, seeds)
+    return (*where, *("" if figure is None else figure for figure in figures))
 
 
 def _averages(place: Place) -> Iterable[tuple[object, ...]]:
@@ -120,13 +125,9 @@ def _averages(place: Place) -> Iterable[tuple[object, ...]]:
         for shots in [0] if zero_shot else place.shots:
             having = len(having_all(method, place.datasets, shots, metrics))
             over = f"average over {several if having == several else f'{having} of {several}'}"
-            for metric, cell in averages(method, place.datasets, shots, metrics).items():
-                interval = "" if cell.interval is None else cell.interval
-                weight = "" if method.weight is None else method.weight
-                kind = "zero-shot" if zero_shot else place.protocol
-                seeds = len(cell.seeds) or ""
-                figures = (shots, metric, cell.mean, interval, seeds)
-                yield (kind, over, place.backbone, method.name, weight, *figures)
+            where = ("zero-shot" if zero_shot else place.protocol, over, place.backbone, method.name)
+            for cell in averages(method, place.datasets, shots, metrics).values():
+                yield _csv_line(where, method.weight, cell, len(cell.seeds) or None)
 
 
 def _markdown(table: Table) -> str:

@@ -124,10 +124,8 @@ def _transfer_place(table: Table) -> Place:
             one.groups[(name, cell.shots)] = row.group
         methods.append(one)
     shots = [table.shots] if table.shots else []
-    _, of, among = table.title.partition(", targets ")  # where there are other tables of the same source
-    return Place(
-        table.protocol, table.backbone, list(targets), shots, methods, source=table.dataset + of + among
-    )
+    source = ", targets ".join(filter(None, (table.dataset, ", ".join(table.targets))))
+    return Place(table.protocol, table.backbone, list(targets), shots, methods, source=source)
 
 
 def _place(protocol: str, backbone: str, tables: Sequence[Table]) -> Place:

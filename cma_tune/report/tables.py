@@ -105,6 +105,7 @@ class Table:
         rows: in the order of methods and λ.
         notes: sentences on seeds and settings.
         seeds: the usual number of seeds of a cell; 0 if nothing was learned.
+        targets: of a transfer, where other tables are of the same source tested on others; else empty.
     """
 
     title: str
@@ -117,6 +118,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     seeds: int
+    targets: tuple[str, ...] = ()
 
 
 def build_tables(records: Iterable[Record]) -> list[Table]:
@@ -237,7 +239,9 @@ def _transfer_table(
     rows = [Row(plain.name, plain, tuple(cells))] if any(cells) else []
     rows += [Row(g.name, g, tuple(_cell(g, metric, shots) for metric in columns)) for g in groups]
     table = _table("accuracy", protocol, dataset, backbone, shots, list(columns.values()), rows, groups)
-    return replace(table, title=f"{table.title}, targets {', '.join(targets)}") if named else table
+    if not named:
+        return table
+    return replace(table, title=f"{table.title}, targets {', '.join(targets)}", targets=targets)
 
 
 def _tables_beside(
