@@ -184,7 +184,7 @@ class Setup:
         # A process without an image still encodes one: its empty [0, D] needs the right D.
         mine = [items[index] for index in share or [0]]
         features = encode_items(
-            *(mine, self.dataset.images, self.backbone.transform, encode, accelerator.device),
+            *(mine, self._remembering(mine), self.backbone.transform, encode, accelerator.device),
             *(config.eval_batch_size, config.workers),
         )[: len(share)]
         rows = gather_in_order(features.to(accelerator.device), len(items), accelerator).cpu()
@@ -235,9 +235,11 @@ class Setup:
         share = Share(accelerator.process_index, accelerator.num_processes)
         assert config.optim.batch_size is not None
         if config.train_features == "live":
+            # A run goes over its training images every epoch, over others once.
+            self._decoded.make_room(item.key for item in items)
             return LiveBatches(
                 items,
-                self._remembered(items, config),
+                self._remembering(items),
                 self._train_transform(_augmentation(config)),
                 None if trains_images(config) else self.encode,
                 accelerator.device,
@@ -251,13 +253,18 @@ class Setup:
         device = accelerator.device
         return StoredBatches(features.to(device), labels.to(device), config.optim.batch_size, seed, share)
 
-    def _remembered(self, items: Sequence[Item], config: FewShotConfig) -> RememberedImages:
-        """The training images of one run, decoded once if they fit the memory."""
-        images = RememberedImages(self.dataset.images, int(config.image_memory * 2**30))
-        if config.workers:
-            # Workers live for an epoch; they share what was decoded before they came.
-            images.remember((item.key for item in items), config.workers)
-        return images
+    @cached_property
+    def _decoded(self) -> RememberedImages:
+        """Images that runs go over again, training's and those that learned image towers encode."""
+        memory = self.config.image_memory if isinstance(self.config, FewShotConfig) else 0.0
+        return RememberedImages(self.dataset.images, int(memory * 2**30))
+
+    def _remembering(self, items: Sequence[Item]) -> RememberedImages:
+        """A source of the images of `items`, decoded once for all runs if they fit the memory."""
+        if self.config.workers:
+            # Workers live for one pass; they share what was decoded before they came.
+            self._decoded.remember((item.key for item in items), self.config.workers)
+        return self._decoded
 
     def zero_shot(self, class_names: Sequence[str]) -> ZeroShot:
         """The zero-shot learner over these names."""

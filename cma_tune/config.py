@@ -137,7 +137,7 @@ class FewShotConfig(ZeroShotConfig):
         augment: training crops.
         train_features: live encodes fresh crops in every epoch, stored encodes `views` crops once.
         views: crops per image for stored training features; 0 is the test transform.
-        image_memory: GiB for decoded training images of live features.
+        image_memory: GiB for decoded images of live features, and of tests of learned image towers.
         text_chunk: prompts that go through the text tower at once, the others being recomputed in the
             backward pass; 0 is as many as fit text_memory.
         text_memory: GiB for the text tower's activations, roughly.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from types import ModuleType
 
@@ -60,6 +61,38 @@ def test_rows_read_back_and_the_page_compares_them(
         "| CoOp | 2.000 | 3.000 | 900 |",
         "| Tip-Adapter | 0.000 | – | 800 |",
     ]
+
+
+def test_h_is_that_of_the_means(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:
+    rows, page, _ = modules
+    cell = rows.Cell("coop", "base-to-novel", 16)
+    halves = [(90.0, 50.0), (80.0, 70.0)]
+    figures = [
+        {"base_accuracy": b, "novel_accuracy": n, "harmonic_mean": 2 * b * n / (b + n)} for b, n in halves
+    ]
+    runs = [rows.Row(cell, seed, 0.0, False, figure) for seed, figure in enumerate(figures, start=1)]
+    spread = 1.96 * abs(figures[0]["harmonic_mean"] - figures[1]["harmonic_mean"]) / 2 / 2**0.5
+    expected = f"{2 * 85 * 60 / 145:.2f} ± {spread:.2f}"
+    assert page.interval(runs, page.run_with(0), "harmonic_mean") == expected
+    assert page.interval(runs, page.run_with(0), "base_accuracy").startswith("85.00 ± ")
+    assert page.interval(runs, page.chosen_ones, "harmonic_mean") == "–"
+
+
+def test_epochs_are_for_the_methods_that_need_them(
+    modules: tuple[ModuleType, ModuleType, ModuleType],
+) -> None:
+    rows, _, runs = modules
+    epochs = runs.epochs_by_shots("4:25,16:20")
+
+    def flags(method: str, shots: int) -> tuple[str, ...]:
+        found: tuple[str, ...] = runs.own_flags(rows.Cell(method, "few-shot", shots), False, epochs)
+        return found
+
+    assert flags("coop", 1) == () and flags("coop", 4) == flags("tcp", 4) == ("--optim.epochs=25",)
+    assert flags("linear_probe", 16) == ("--optim.epochs=20",)
+    assert flags("maple", 16) == () and flags("lora", 16) == ("--optim.steps_per_shot=10",)
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 4:25,16:20, got 4-25"):
+        runs.epochs_by_shots("4-25")
 
 
 def test_every_method_is_run_where_it_can_be(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:

@@ -65,6 +65,31 @@ def test_nothing_is_decoded_beforehand_without_a_budget() -> None:
     assert not source.loads and images.load("a").size == SIZES["a"]
 
 
+def test_room_is_made_when_an_image_has_not_fitted() -> None:
+    source = Counted()
+    images = RememberedImages(source, BYTES["a"] + BYTES["c"])
+    images.load("a")
+    images.load("c")
+    images.make_room("c")  # all of it has fitted
+    assert images.used == BYTES["a"] + BYTES["c"] and not images.full
+    images.load("b")
+    assert images.full
+    images.make_room(["c", "c", "d"])
+    assert images.used == BYTES["c"] and not images.full
+    for _ in range(2):
+        for key in "cd":
+            images.load(key)
+    assert source.loads == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def test_what_is_not_decoded_beforehand_has_not_fitted() -> None:
+    images = RememberedImages(Counted(), BYTES["a"])
+    images.remember("a" * 64, 1)
+    assert not images.full
+    images.remember("d", 1)
+    assert images.full
+
+
 def test_a_copy_in_another_process_starts_empty() -> None:
     images = RememberedImages(Counted(), sum(BYTES.values()))
     images.load("a")

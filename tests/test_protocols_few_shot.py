@@ -268,17 +268,21 @@ def test_stored_features_are_refused_where_the_image_side_learns(tmp_path: Path)
         run(few_shot_config(tmp_path, learner="lora", train_features="stored"))
 
 
-def test_training_images_are_decoded_once_for_all_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: list[str] = []
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the images that are decoded, as they come."""
+    keys: list[str] = []
     load = BuiltinImages.load
 
     def counted(self: BuiltinImages, key: str) -> Any:
-        loads.append(key)
+        keys.append(key)
         return load(self, key)
 
     monkeypatch.setattr(BuiltinImages, "load", counted)
+    return keys
+
+
+def test_training_images_are_decoded_once_for_all_epochs(tmp_path: Path, loads: list[str]) -> None:
     config = few_shot_config(tmp_path, train_features="live", optim=OptimConfig(epochs=3))
     (record,) = run(config)
     picked = Counter(key for key in loads if key.startswith("train/"))
@@ -286,3 +290,15 @@ def test_training_images_are_decoded_once_for_all_epochs(
     loads.clear()
     run(replace(config, output=str(tmp_path / "none"), image_memory=0.0))
     assert set(Counter(key for key in loads if key.startswith("train/")).values()) == {3}
+
+
+def test_test_images_are_decoded_once_for_all_runs_of_a_learned_image_tower(
+    tmp_path: Path, loads: list[str]
+) -> None:
+    config = few_shot_config(
+        tmp_path, learner="vpt", train_features="live", optim=OptimConfig(epochs=1), weights=(0.0, 0.5)
+    )
+    records = run(config)
+    tested = Counter(key for key in loads if key.startswith("test/"))
+    assert len(records) == 2 and set(tested.values()) == {1}
+    assert len(tested) == records[0].dataset["test_images"]

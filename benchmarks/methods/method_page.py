@@ -9,6 +9,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, harmonic_mean
 
 from method_rows import Cell, Cost, Row, read_costs, read_rows
 
@@ -16,6 +17,7 @@ from cma_tune.metrics.significance import PairedT, paired_t_test
 from cma_tune.report.groups import learner_name
 
 METRICS = {"few-shot": ("accuracy",), "base-to-novel": ("base_accuracy", "novel_accuracy", "harmonic_mean")}
+HALVES = ("base_accuracy", "novel_accuracy")
 Choose = Callable[[Row], bool]
 
 
@@ -34,11 +36,19 @@ def chosen_ones(row: Row) -> bool:
     return row.selected
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean ± 1.96·population standard deviation/√n, the paper's interval."""
-    mean = math.fsum(values) / len(values)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return f"{mean:.2f} ± {1.96 * spread / math.sqrt(len(values)):.2f}"
+def interval(rows: Sequence[Row], choose: Choose, metric: str) -> str:
+    """Mean ± 1.96·population standard deviation/√n of chosen rows, the paper's interval; – without any.
+
+    H is that of mean base and mean novel accuracy, as in the literature; its interval is by the seeds' H.
+    """
+    values = list(by_seed(rows, choose, metric).values())
+    if not values:
+        return "–"
+    mean = shown = fmean(values)
+    if metric == "harmonic_mean":
+        shown = harmonic_mean([fmean(by_seed(rows, choose, half).values()) for half in HALVES])
+    spread = math.sqrt(fmean((value - mean) ** 2 for value in values))
+    return f"{shown:.2f} ± {1.96 * spread / math.sqrt(len(values)):.2f}"
 
 
 def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -60,12 +70,11 @@ def comparison(cells: Mapping[Cell, list[Row]], protocol: str, shots: int, metri
         if (cell.protocol, cell.shots) != (protocol, shots):
             continue
         line = [learner_name(cell.method)]
-        for weight in every:
-            values = by_seed(rows, run_with(weight), metric)
-            line.append(interval(list(values.values())) if values else "–")
+        line += [interval(rows, run_with(weight), metric) for weight in every]
+        line.append(interval(rows, chosen_ones, metric))
         plain = by_seed(rows, run_with(0), metric)
         chosen = by_seed(rows, chosen_ones, metric)
-        line += _against(plain, chosen, rows) if chosen else ["–"] * 4
+        line += _against(plain, chosen, rows) if chosen else ["–"] * 3
         lines.append(line)
     headers = ["method", *(f"λ = {weight:g}" for weight in every)]
     return table([*headers, "λ by validation", "its λ", "less λ = 0", "p"], lines)
@@ -77,8 +86,8 @@ def _against(plain: Mapping[int, float], chosen: Mapping[int, float], rows: Sequ
     test = paired_t_test(before, after)
     which = ", ".join(f"{row.weight:g}" for row in rows if row.selected)
     if test is None:
-        return [interval(after), which, f"{after[0] - before[0]:+.2f}", "–"]
-    return [interval(after), which, f"{test.difference:+.2f}", p_text(test)]
+        return [which, f"{after[0] - before[0]:+.2f}", "–"]
+    return [which, f"{test.difference:+.2f}", p_text(test)]
 
 
 def p_text(test: PairedT) -> str:

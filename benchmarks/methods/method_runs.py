@@ -1,8 +1,8 @@
 """Every method without the CMA loss and with it: one process for each method and number of shots.
 
-python benchmarks/methods/method_runs.py --dataset shapes
+python benchmarks/methods/method_runs.py --dataset shapes --epochs 4:25,16:20
 python benchmarks/methods/method_runs.py --dataset caltech101 --data-root DATA --backbone BACKBONE \
-    --frozen-images --epochs 30
+    --frozen-images --epochs 1:30,4:15,16:5
 
 Three seeds; 1, 4 and 16 shots, and base-to-novel at 16 shots for methods that go to other classes; λ = 0, two
 others, and the choice among the three on the few-shot validation images. The figures go to a table (CSV) that
@@ -16,13 +16,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from method_rows import FIGURES, Cell, Row, read_rows, write_rows
 
-from cma_tune.method_facts import OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
+from cma_tune.method_facts import OPTIMIZERS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
 from cma_tune.method_options import LearnerName
 from cma_tune.records import Record, find_records
 
@@ -32,9 +32,20 @@ SEEDS = (1, 2, 3)
 WEIGHTS = (0.0, 0.3, 0.7)
 FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
 STORED = ("--train-features=stored", "--views=10")
-OWN = {"cocoop": ("--optim.batch_size=1", "--optim.epochs=10"), "lora": ("--optim.steps_per_shot=50",)}
-"""Flags of single methods: CoCoOp's own recipe, which its memory asks for, and a tenth of LoRA's steps, which
-go through both towers and would be days here."""
+OWN: dict[str, dict[int, tuple[str, ...]]] = {
+    "cocoop": {
+        1: ("--optim.batch_size=1", "--optim.epochs=10"),
+        4: ("--optim.batch_size=1", "--optim.epochs=5"),
+        16: ("--optim.batch_size=1", "--optim.epochs=2"),
+    },
+    "lora": {
+        1: ("--optim.steps_per_shot=50",),
+        4: ("--optim.steps_per_shot=20",),
+        16: ("--optim.steps_per_shot=10",),
+    },
+}
+"""Flags of single methods by shots: CoCoOp's batches of one image, which its memory asks for, with its ten
+epochs or fewer; a tenth or less of the 500 steps a shot that LoRA takes, which would be days here."""
 TEXT_ALONE = ("--lora.towers=text",)
 """Of LoRA where the image tower has to stay as it is."""
 
@@ -62,17 +73,47 @@ def methods_of(only: str | None, frozen_images: bool) -> list[str]:
     return [name for name in every if not (frozen_images and name in TRAINS_IMAGES and name != "lora")]
 
 
+def epochs_by_shots(text: str) -> dict[int, int]:
+    """Epochs by shots out of a text such as 4:25,16:20.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such text.
+    """
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return {int(shots): int(epochs) for shots, epochs in pairs}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected shots and epochs such as 4:25,16:20, got {text}"
+        ) from error
+
+
+def own_flags(cell: Cell, frozen_images: bool, epochs: Mapping[int, int]) -> tuple[str, ...]:
+    """Flags of one method at these shots.
+
+    `epochs` are for the methods that go by CoOp's epochs, and for TCP, which goes through the text tower as
+    they do; the others' own are few or cost little.
+    """
+    if cell.method in OWN:
+        alone = TEXT_ALONE if cell.method == "lora" and frozen_images else ()
+        return (*OWN[cell.method][cell.shots], *alone)
+    if cell.shots in epochs and ("epochs" not in OPTIMIZERS.get(cell.method, {}) or cell.method == "tcp"):
+        return (f"--optim.epochs={epochs[cell.shots]}",)
+    return ()
+
+
 def command(
     cell: Cell,
     common: Sequence[str],
     frozen_images: bool = False,
     seeds: Sequence[int] = SEEDS,
     weights: Sequence[float] = WEIGHTS,
+    epochs: Mapping[int, int] | None = None,
 ) -> list[str]:
     """The command line of all seeds and λ of a cell."""
     weights = weights[:1] if cell.method in UNTRAINED else weights
     features = () if cell.method in TRAINS_IMAGES and not frozen_images else STORED
-    own = TEXT_ALONE if cell.method == "lora" and frozen_images else OWN.get(cell.method, ())
+    own = own_flags(cell, frozen_images, epochs or {})
     return [
         *(
             sys.executable,
@@ -143,24 +184,34 @@ def main() -> None:
     """Run what the table lacks."""
     parser = parser_for(__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--epochs", type=int, help="instead of each method's own")
+    parser.add_argument(
+        "--epochs",
+        type=epochs_by_shots,
+        default={},
+        help="of text prompts and probes by shots, such as 4:25,16:20; else each method's own",
+    )
+    parser.add_argument(
+        "--cells", default="1,4,16,novel", help="shots, and novel for base-to-novel, with commas between them"
+    )
     options = parser.parse_args()
     table = options.table or RESULTS / f"{options.dataset}.csv"
     output = options.output / options.dataset
     output.mkdir(parents=True, exist_ok=True)
     common = [*flags_of(options), f"--output={output}"]
-    common += [f"--optim.epochs={options.epochs}"] if options.epochs else []
+    wanted = options.cells.split(",")
     for cell in cells(methods_of(options.only, options.frozen_images)):
-        rows = read_rows(table)
-        if any(one.cell == cell for one in rows):
+        if ("novel" if cell.protocol == "base-to-novel" else str(cell.shots)) not in wanted:
             continue
-        line = command(cell, common, options.frozen_images)
+        if any(one.cell == cell for one in read_rows(table)):
+            continue
+        line = command(cell, common, options.frozen_images, epochs=options.epochs)
         seconds, peak = measured(line, output / "log.txt")
         print(
             f"{cell.method}, {cell.protocol}, {cell.shots} shots: {seconds:.0f} s, {peak:.0f} MiB", flush=True
         )
         added = [row(one, cell) for one in of_cell(output, cell)]
-        write_rows(table, [*rows, *added])
+        # Read again: another process may have added its own meanwhile.
+        write_rows(table, [*read_rows(table), *added])
 
 
 if __name__ == "__main__":

@@ -17,18 +17,28 @@ BYTES_PER_PIXEL = 4
 """Of an RGB image in Pillow's memory."""
 
 
+def _size(image: Image) -> int:
+    """Bytes of a decoded image."""
+    return image.width * image.height * BYTES_PER_PIXEL
+
+
 class RememberedImages:
     """An image source that decodes an image once, as long as it fits.
 
     Args:
         images: where images come from.
         budget: bytes for decoded images; images beyond it are decoded anew every time.
+
+    Attributes:
+        used: bytes of the images that are kept.
+        full: an image did not fit since room was made.
     """
 
     def __init__(self, images: ImageSource, budget: int) -> None:
         self.images = images
         self.budget = budget
         self.used = 0
+        self.full = False
         self._decoded: dict[str, Image] = {}
         self._lock = Lock()
 
@@ -48,12 +58,25 @@ class RememberedImages:
         found = self._decoded.get(key)
         if found is None:
             found = self.images.load(key)
-            size = found.width * found.height * BYTES_PER_PIXEL
+            size = _size(found)
             with self._lock:
-                if key not in self._decoded and self.used + size <= self.budget:
-                    self.used += size
-                    self._decoded[key] = found
+                if key in self._decoded:
+                    return found
+                if self.used + size > self.budget:
+                    self.full = True
+                    return found
+                self.used += size
+                self._decoded[key] = found
         return found
+
+    def make_room(self, keys: Iterable[str]) -> None:
+        """Forget all images but these, if there was one that did not fit."""
+        if not self.full:
+            return
+        with self._lock:
+            self._decoded = {key: self._decoded[key] for key in dict.fromkeys(keys) if key in self._decoded}
+            self.used = sum(_size(image) for image in self._decoded.values())
+            self.full = False
 
     def fingerprint(self, key: str) -> str:
         """See the source."""
@@ -69,6 +92,7 @@ class RememberedImages:
             # In turns, so that decoding ends soon after the budget does.
             for start in range(0, len(todo), 64):
                 if self.used >= self.budget:
+                    self.full = True
                     return
                 list(pool.map(self._try, todo[start : start + 64]))
 
