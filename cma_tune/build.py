@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cma_tune.accelerators import make_accelerator
 from cma_tune.clip.backbone import Backbone, TextOptions, check_backbone_name, load_backbone
-from cma_tune.config import FewShotConfig, Precision, Run, ZeroShotConfig, trains_images
+from cma_tune.config import FewShotConfig, Precision, ZeroShotConfig, trains_images
 from cma_tune.data.batches import LiveBatches, Share, StoredBatches, TrainBatches, encode_items
 from cma_tune.data.cautions import trained_test_images, untested_classes
 from cma_tune.data.feature_shards import Space
@@ -32,6 +32,7 @@ from cma_tune.data.splits import Item, Split
 from cma_tune.fitting import gather_in_order
 from cma_tune.learners import Learner, Support, ZeroShot
 from cma_tune.methods import Given, make_learner
+from cma_tune.run import Run
 from cma_tune.source_options import source_options
 from cma_tune.trackers import check_tracker
 

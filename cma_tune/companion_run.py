@@ -14,7 +14,9 @@ from cma_tune.companion_options import (
     SemiSupervisedConfig,
     SupervisedConfig,
 )
-from cma_tune.config import flattened, identity_digest, slug
+from cma_tune.config import flattened
+from cma_tune.files import slug
+from cma_tune.run import identity_digest
 
 FULL_STEPS = 2**20
 """Training steps of the references."""

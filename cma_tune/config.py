@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Optional, Union
 
-from cma_tune.method_facts import BLOCKS, TRAINS_IMAGES, default_optimizer, unused_blocks
+from cma_tune.method_facts import BLOCKS, TRAINS_IMAGES, unused_blocks
 from cma_tune.method_options import (
     ClipAdapterConfig,
     ContextConfig,
@@ -25,9 +22,7 @@ from cma_tune.method_options import (
     TcpConfig,
     TipConfig,
     VptConfig,
-    resolved_loss,
 )
-from cma_tune.recipes import recipe_epochs, recipe_weight
 
 # Optional[…] and Union[…] below: the command line reads these annotations at run time, on Python 3.10 too.
 
@@ -186,14 +181,6 @@ def shared_entries(kind: type, config: object) -> dict[str, Any]:
     return {entry.name: getattr(config, entry.name) for entry in fields(kind) if hasattr(config, entry.name)}
 
 
-WHERE = ("output", "features_dir", "data_root")
-HOW = (
-    *("workers", "eval_batch_size", "compile", "image_memory", "text_chunk", "text_memory"),
-    *("checkpoint_every", "resume", "tracker"),
-)
-"""With WHERE, the entries of a config that don't decide a run's result."""
-
-
 def searched(config: FewShotConfig) -> str | None:
     """The flag that has a method's own option chosen on the validation images, None where none has."""
     return "--tip.search" if config.tip.search and "tip" in BLOCKS[config.learner] else None
@@ -214,10 +201,6 @@ def entries(config: object) -> dict[str, Any]:
     return content
 
 
-ONLY: dict[str, Any] = {"optimizer": "sgd", "schedule": "cosine", "steps_per_shot": None}
-"""Entries of the optimiser that came later, with what there was before."""
-
-
 def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested entries with their paths, as ``("optim.lr", 0.002)``."""
     for name, value in content.items():
@@ -225,112 +208,3 @@ def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def identity_digest(identity: dict[str, Any]) -> str:
-    """SHA-256 of what decides a run's result."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a protocol: its config with the sweep axes fixed.
-
-    Attributes:
-        protocol: zero-shot, few-shot or base-to-novel.
-        config: the config; its lists hold one value each, and λ is a number.
-    """
-
-    protocol: str
-    config: Union[ZeroShotConfig, FewShotConfig]  # noqa: UP007
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result: the config without where and how it is computed."""
-        content = {name: value for name, value in entries(self.config).items() if name not in WHERE + HOW}
-        if "optim" in content:
-            # What once was the only way goes without saying: runs of that time are still the same.
-            optim = content["optim"].items()
-            content["optim"] = {name: value for name, value in optim if ONLY.get(name, ...) != value}
-        return {"protocol": self.protocol, **content}
-
-    def digest(self) -> str:
-        """SHA-256 of the identity."""
-        return identity_digest(self.identity())
-
-    def prompt_folder(self) -> Path:
-        """Where the run leaves its learned prompt."""
-        return self.folder() / "prompt"
-
-    def folder(self) -> Path:
-        """Where the run leaves its record."""
-        config = self.config
-        place = Path(config.output) / self.protocol / slug(config.dataset) / slug(_backbone_name(config))
-        if not isinstance(config, FewShotConfig):
-            return place / "zero_shot"
-        if config.select_weight:
-            method = f"{config.learner}+cma-selected"
-        else:
-            weight = config.weights[0]
-            method = config.learner if weight == 0 else f"{config.learner}+cma-{weight:g}"
-        return place / method / f"shots{config.shots[0]}" / f"seed{config.seeds[0]}"
-
-
-def _backbone_name(config: ZeroShotConfig) -> str:
-    folder = backbone_folder(config.backbone)
-    if folder is not None:
-        return Path(folder).resolve().name
-    return f"{config.backbone}-{Path(config.pretrained).stem}" if config.pretrained else config.backbone
-
-
-def backbone_folder(name: str) -> str | None:
-    """The folder in a backbone's name, if it is one."""
-    kind, colon, folder = name.partition(":")
-    return folder if colon and kind in ("local-dir", "transformers-dir") else None
-
-
-def slug(text: str) -> str:
-    """`text` as a folder name."""
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip("_") or "_"
-
-
-def resolved_optim(config: FewShotConfig, shots: int) -> OptimConfig:
-    """The optimiser with the method's own values where the config has none; epochs or steps per shot."""
-    own = {"epochs": recipe_epochs(config.dataset, shots), **default_optimizer(config.learner)}
-    given = {name: value for name, value in asdict(config.optim).items() if value is not None}
-    if "epochs" in given:
-        given["steps_per_shot"] = None
-    elif "steps_per_shot" in given:
-        given["epochs"] = None
-    return OptimConfig(**{**own, **given})
-
-
-def expand(protocol: str, config: FewShotConfig, own_weights: Mapping[int, float] | None = None) -> list[Run]:
-    """The runs of a config: one for every combination of shots, seeds and λ, "recipe" resolved.
-
-    Args:
-        protocol: of the runs.
-        config: with the axes.
-        own_weights: what "recipe" is by shots (0: whatever the shots) on a dataset of the user's catalogue.
-
-    Raises:
-        UserError: the release has no λ for the dataset, and neither has the user's catalogue.
-    """
-    runs: dict[str, Run] = {}
-    loss = resolved_loss(config.loss, of_release="recipe" in config.weights)
-    for shots in config.shots:
-        for weight in config.weights:
-            is_recipe = isinstance(weight, str)
-            number = recipe_weight(config.dataset, shots, own_weights) if is_recipe else float(weight)
-            for seed in config.seeds:
-                one = replace(
-                    config,
-                    shots=[shots],
-                    seeds=[seed],
-                    weights=[number],
-                    select_weight=False,
-                    loss=loss,
-                    optim=resolved_optim(config, shots),
-                )
-                run = Run(protocol, one)
-                runs[run.digest()] = run  # a number and "recipe" may mean the same λ
-    return list(runs.values())

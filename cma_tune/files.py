@@ -84,3 +84,8 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(
             f"Expected {what} at {path} to be JSON, but it can't be read ({error}); replace the file."
         ) from None
+
+
+def slug(text: str) -> str:
+    """`text` as a folder name."""
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip("_") or "_"

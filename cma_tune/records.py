@@ -9,10 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from cma_tune.config import FewShotConfig, Run, flattened
+from cma_tune.config import FewShotConfig, flattened
 from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.method_options import PAPER_FORM, RELEASE_FORM
+from cma_tune.run import Run
 
 FILE, FORMAT = "record.json", 1
 

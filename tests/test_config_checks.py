@@ -18,14 +18,11 @@ from cma_tune.config import (
     FewShotConfig,
     LossConfig,
     OptimConfig,
-    Run,
     SourceConfig,
     ZeroShotConfig,
-    expand,
-    resolved_optim,
-    slug,
 )
 from cma_tune.errors import UserError
+from cma_tune.files import slug
 from cma_tune.method_options import (
     ClipAdapterConfig,
     IvlpConfig,
@@ -40,6 +37,7 @@ from cma_tune.method_options import (
     lora_layers,
 )
 from cma_tune.protocols.selection import choices
+from cma_tune.run import Run, expand, resolved_optim
 
 NAN = float("nan")
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"

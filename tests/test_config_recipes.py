@@ -10,19 +10,12 @@ import pytest
 import yaml
 
 from cma_tune.cli import parse
-from cma_tune.config import (
-    BaseToNovelConfig,
-    FewShotConfig,
-    LossConfig,
-    OptimConfig,
-    Run,
-    expand,
-    resolved_optim,
-)
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig
 from cma_tune.data.catalog import CATALOG
 from cma_tune.errors import UserError
 from cma_tune.method_facts import BLOCKS, UNTRAINED
 from cma_tune.recipes import recipe_epochs, recipe_weight
+from cma_tune.run import Run, expand, resolved_optim
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # The companion's have a test of their own.

@@ -17,13 +17,14 @@ import cma_tune.protocols.grid_progress
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
 from cma_tune.cli import main, parse
-from cma_tune.config import LossConfig, entries, expand
+from cma_tune.config import LossConfig, entries
 from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.grid import HERE, grid, work
 from cma_tune.protocols.grid_plan import ELEVEN, FAILURE, failure, left_out, plan, write_failure
 from cma_tune.records import find_records, load_record
+from cma_tune.run import expand
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,10 @@ from cma_tune.build import Setup
 from cma_tune.cli import parse
 from cma_tune.errors import UserError
 from cma_tune.options import CrossDatasetConfig
-from cma_tune.protocols.cross_dataset import TransferRun, cross_dataset
+from cma_tune.protocols.cross_dataset import cross_dataset
 from cma_tune.protocols.grid import grid
 from cma_tune.protocols.grid_plan import dataset_names, plan
+from cma_tune.protocols.transfers import TransferRun
 from cma_tune.records import find_records
 from cma_tune.report import build_tables
 

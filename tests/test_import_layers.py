@@ -22,11 +22,12 @@ MAY_IMPORT: dict[str, str] = {
     "recipes": "errors",
     "method_options": "",
     "method_facts": "",
-    "config": "method_facts method_options recipes",
+    "config": "method_facts method_options",
+    "run": "config files method_facts method_options recipes",
     "options": "config",
     "companion_options": "config",
-    "companion_run": "companion_options config",
-    "records": "config errors files method_options",
+    "companion_run": "companion_options config files run",
+    "records": "config errors files method_options run",
     "predictions": "errors files",
     "value_checks": "errors",
     "checks": "config errors method_facts method_options value_checks",
@@ -47,16 +48,16 @@ MAY_IMPORT: dict[str, str] = {
     "source_options": "config data",
     "methods": "clip config learners method_options",
     "build": (
-        "accelerators clip config data errors files fitting learners losses methods metrics processes "
+        "accelerators clip config data errors files fitting learners losses methods metrics processes run "
         "source_options trackers train"
     ),
-    "report": "companion_run config errors files method_options metrics predictions recipes records",
+    "report": "companion_run config errors files method_options metrics predictions recipes records run",
     "serving": "clip data errors files hub learners",
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving",
     "protocols": (
         "build checkpoint checks config data errors files learners messages method_facts method_options "
-        "metrics options predictions processes recipes records source_options trackers train"
+        "metrics options predictions processes recipes records run source_options trackers train"
     ),
     "companion": (
         "accelerators build checkpoint companion_checks companion_options companion_run config data errors "
@@ -85,7 +86,7 @@ STANDARD_LIBRARY_ALONE = {
         "method_facts",
         "method_options",
     ),
-    *("options", "recipes", "records", "value_checks"),
+    *("options", "recipes", "records", "run", "value_checks"),
 }
 
 EXCEPTIONS = {

@@ -16,7 +16,7 @@ from tiny_runs import backbone, few_shot_config, tiny_clip
 import cma_tune.build
 import cma_tune.protocols.runs
 from cma_tune.build import Setup
-from cma_tune.config import ContextConfig, FewShotConfig, OptimConfig, ZeroShotConfig, expand
+from cma_tune.config import ContextConfig, FewShotConfig, OptimConfig, ZeroShotConfig
 from cma_tune.data.dataset import BuiltinImages
 from cma_tune.data.few_shot import few_shot_split
 from cma_tune.data.sources import Dataset, load_dataset
@@ -26,6 +26,7 @@ from cma_tune.method_facts import BLOCKS
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record
+from cma_tune.run import expand
 from cma_tune.train import NonFiniteLossError
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import backbone, base_to_novel_config, cpu, few_shot_config, random_features
 
 from cma_tune.build import Setup
-from cma_tune.config import FewShotConfig, OptimConfig, Run, expand
+from cma_tune.config import FewShotConfig, OptimConfig
 from cma_tune.data.batches import Batch, StoredBatches
 from cma_tune.errors import UserError
 from cma_tune.learners import (
@@ -35,6 +35,7 @@ from cma_tune.predictions import FILE
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.report.groups import LEARNERS as NAMES
+from cma_tune.run import Run, expand
 from cma_tune.train import Checkpointing, Recipe, fit
 
 OTHERS = [name for name in get_args(LearnerName) if name not in ("coop", "cocoop")]

@@ -10,13 +10,14 @@ import pytest
 from tiny_runs import backbone, base_to_novel_config, few_shot_config
 
 from cma_tune.build import Setup
-from cma_tune.config import FewShotConfig, LossConfig, Run, expand
+from cma_tune.config import FewShotConfig, LossConfig
 from cma_tune.data.splits import Split
 from cma_tune.errors import UserError
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.selection import choices, choose, select_weights
 from cma_tune.records import Record, load_record, save_record
+from cma_tune.run import Run, expand
 
 
 def record(weight: float, validation: float | None, test: float = 50.0, seed: int = 1) -> Record:

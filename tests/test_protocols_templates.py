@@ -11,7 +11,7 @@ import pytest
 from grid_runs import OPTIM, grid_config, image_folder
 from tiny_runs import backbone, few_shot_config
 
-from cma_tune.config import Run, ZeroShotConfig, shared_entries
+from cma_tune.config import ZeroShotConfig, shared_entries
 from cma_tune.data.own_catalog import VARIABLE
 from cma_tune.data.sources import default_templates, load_dataset
 from cma_tune.errors import UserError
@@ -20,6 +20,7 @@ from cma_tune.protocols.cross_dataset import cross_dataset
 from cma_tune.protocols.grid import grid
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import Record, find_records, load_record, save_record
+from cma_tune.run import Run
 
 Say = Callable[..., None]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from cma_tune.config import FewShotConfig, OptimConfig, Run
+from cma_tune.config import FewShotConfig, OptimConfig
 from cma_tune.errors import UserError
 from cma_tune.records import Record, find_records, finished_record, load_record, save_record, versions
+from cma_tune.run import Run
 
 
 def make(run: Run) -> Record:

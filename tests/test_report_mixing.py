@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from test_report_tables import accuracy, cells, few_shot, record, zero_shot
 
-from cma_tune.config import ContextConfig, FewShotConfig, LossConfig, OptimConfig, expand
+from cma_tune.config import ContextConfig, FewShotConfig, LossConfig, OptimConfig
+from cma_tune.run import expand
 
 
 def epochs(number: int) -> FewShotConfig:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_report_tables import base_to_novel, few_shot, record, zero_shot
 
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig, ZeroShotConfig, expand
+from cma_tune.config import BaseToNovelConfig, FewShotConfig, LossConfig, OptimConfig, ZeroShotConfig
 from cma_tune.metrics import harmonic_mean
 from cma_tune.predictions import save_predictions
 from cma_tune.records import Record, save_record
@@ -20,6 +20,7 @@ from cma_tune.report.methods import places
 from cma_tune.report.overview import overview_sheets
 from cma_tune.report.paired import paired_sheets
 from cma_tune.report.sheets import Entry, Sheet, Span, format_sheets, shown
+from cma_tune.run import expand
 
 RELEASE = LossConfig("mean", True)
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from cma_tune.build import Setup
 from cma_tune.clip.context_prompts import ContextPrompts
-from cma_tune.config import FewShotConfig, Run, expand
+from cma_tune.config import FewShotConfig
 from cma_tune.data.batches import StoredBatches
 from cma_tune.learners import CoCoOp, CoOp, ZeroShot
 from cma_tune.learners.base import Learner
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.metrics import class_similarity, modal_similarity
 from cma_tune.protocols.runs import recipe
+from cma_tune.run import Run, expand
 from cma_tune.train import Recipe, evaluate, fit
 
 NAMES = ("cat", "red dog", "ship", "aeroplane")

@@ -10,7 +10,7 @@ import time
 
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
-from cma_tune.config import BaseToNovelConfig, FewShotConfig, Run
+from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.errors import UserError
 from cma_tune.metrics import harmonic_mean
@@ -25,6 +25,7 @@ from cma_tune.protocols.runs import (
     validate,
 )
 from cma_tune.records import Record
+from cma_tune.run import Run
 from cma_tune.train import evaluate
 
 PROTOCOL = "base-to-novel"

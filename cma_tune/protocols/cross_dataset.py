@@ -7,73 +7,34 @@ own class names; nothing is learned or chosen on it, not even from its unlabelle
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
-from cma_tune.config import FewShotConfig, Run, ZeroShotConfig, entries, shared_entries, slug
 from cma_tune.data.catalog import ENTRIES, VARIANTS, check_dataset_name
 from cma_tune.errors import UserError
-from cma_tune.learners.saving import from_pretrained, prompt_folder, read_card
-from cma_tune.method_facts import default_optimizer
-from cma_tune.method_options import PAPER_FORM, OptimConfig
+from cma_tune.learners.saving import from_pretrained, read_card
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
-from cma_tune.protocols.few_shot import few_shot
-from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class, runs_of
-from cma_tune.protocols.selection import choices
-from cma_tune.records import FILE, Record, finished_record, load_record, versions
+from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class
+from cma_tune.protocols.transfers import (
+    Learned,
+    TransferRun,
+    as_learned,
+    check_against_prompt,
+    few_shot_config,
+    from_prompt,
+    learn,
+)
+from cma_tune.records import Record, finished_record, versions
 from cma_tune.train import Evaluation, evaluate
 
 log = logging.getLogger(__name__)
 
 Targets = Mapping[str, Setup]
-
-
-@dataclass(frozen=True)
-class TransferRun(Run):
-    """A learned context tested on some targets."""
-
-    def options(self) -> CrossDatasetConfig:
-        """The config, which is of this kind."""
-        assert isinstance(self.config, CrossDatasetConfig)
-        return self.config
-
-    def folder(self) -> Path:
-        """Below what was learned, a folder for these targets."""
-        config, place = self.options(), super().folder()
-        if config.prompt is not None:
-            place = place.parents[2] / f"prompt-{config.prompt[:12]}"
-        to = "+".join(config.targets)
-        if len(to) > 40:
-            to = f"{len(config.targets)}-{hashlib.sha256(to.encode()).hexdigest()[:12]}"
-        return place / slug(to)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A learned prompt and where it comes from.
-
-    Attributes:
-        run: the run that tests it.
-        folder: of the prompt.
-        config: of the run it was learned in, as far as it is known.
-        figures: of that run, as far as they are known.
-        source: what the record says of the dataset it was learned on.
-        record: of the run it was learned in, if it is at hand.
-    """
-
-    run: TransferRun
-    folder: Path
-    config: dict[str, Any]
-    figures: dict[str, float]
-    source: dict[str, Any]
-    record: Record | None = None
 
 
 def cross_dataset(
@@ -98,8 +59,8 @@ def cross_dataset(
     protocol = "domain-generalization" if isinstance(config, DomainGeneralizationConfig) else "cross-dataset"
     card = read_card(config.prompt) if config.prompt is not None else None
     if card is not None:
-        _check_against_prompt(config, card)
-        config = _as_learned(config, card)
+        check_against_prompt(config, card)
+        config = as_learned(config, card)
     check_targets(config)
     if protocol == "domain-generalization":
         others = [name for name in config.targets if name in ENTRIES and name not in VARIANTS]
@@ -115,7 +76,7 @@ def cross_dataset(
     if setup is None:
         setup = Setup(few_shot_config(config)) if card is None else next(iter(targets.values()))
     config = replace(config, mixed_precision=setup.precision)
-    several = _learn(protocol, config, setup) if card is None else [_from_prompt(protocol, config, card)]
+    several = learn(protocol, config, setup) if card is None else [from_prompt(protocol, config, card)]
     records = []
     for learned in several:
         record = _finished(learned.run, targets)
@@ -126,40 +87,6 @@ def cross_dataset(
         setup.say(table(record))
         records.append(record)
     return records
-
-
-def _check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) -> None:
-    """What was chosen when the prompt was learned can't be chosen again; what is then not read is warned of.
-
-    Raises:
-        UserError: another dataset or method than the prompt's.
-    """
-    plain = type(config)()
-    for name in ("dataset", "learner"):
-        given, kept = getattr(config, name), card.get(name)
-        if kept is not None and given not in (getattr(plain, name), kept):
-            raise UserError(
-                f"Expected no --{name} beside --prompt, which has its own ({kept}), got {given}; take it out."
-            )
-    of_learning = ("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment")
-    unread = [name for name in of_learning if getattr(config, name) != getattr(plain, name)]
-    if unread:
-        log.warning(
-            "--prompt was learned already: nothing of it is changed by %s",
-            ", ".join(f"--{n}" for n in unread),
-        )
-
-
-def _as_learned(config: CrossDatasetConfig, card: Mapping[str, Any]) -> CrossDatasetConfig:
-    """What a saved prompt leaves to choose; the rest of the config was chosen when it was learned."""
-    kept = shared_entries(ZeroShotConfig, config)
-    backbone = card["backbone"]
-    kept |= {"dataset": str(card.get("dataset", "unknown")), "backbone": backbone["name"]}
-    kept |= {"pretrained": backbone["pretrained"], "model_config": backbone["model_config"]}
-    kept |= {name: getattr(config, name) for name in ("targets", "prompt", "resume")}
-    kept |= {"learner": card["learner"], "optim": OptimConfig(**default_optimizer(card["learner"]))}
-    kept |= {"loss": PAPER_FORM}
-    return type(config)(**kept)
 
 
 def check_targets(config: CrossDatasetConfig) -> None:
@@ -190,11 +117,6 @@ def _check_context(config: CrossDatasetConfig, card: Mapping[str, Any] | None) -
         )
 
 
-def few_shot_config(config: CrossDatasetConfig) -> FewShotConfig:
-    """The config of the runs in which is learned what is tested."""
-    return FewShotConfig(**shared_entries(FewShotConfig, config))
-
-
 def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
     """One target.
 
@@ -205,38 +127,6 @@ def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
     if not target.dataset.split.test:
         raise UserError(f"Expected test images of '{name}' in --targets, got none; take it out.")
     return target
-
-
-def _learn(protocol: str, config: CrossDatasetConfig, setup: Setup) -> Iterator[Learned]:
-    """Every prompt of the few-shot runs, which are skipped where they are finished."""
-    source = few_shot_config(config)
-    runs = runs_of("few-shot", source)
-    runs += choices(runs) if config.select_weight else []
-    for run, record in zip(runs, few_shot(source, setup), strict=True):
-        one = transfer_run(protocol, config, run)
-        yield Learned(one, run.prompt_folder(), record.config, record.figures, record.dataset, record)
-
-
-def transfer_run(protocol: str, config: CrossDatasetConfig, run: Run) -> TransferRun:
-    """The test, on the targets of `config`, of what the few-shot run learned."""
-    content = shared_entries(FewShotConfig, run.config)
-    return TransferRun(protocol, type(config)(**content, targets=config.targets))
-
-
-def _from_prompt(protocol: str, config: CrossDatasetConfig, card: Mapping[str, Any]) -> Learned:
-    """A saved prompt; the record beside it, if it is still there, says how it was learned."""
-    assert config.prompt is not None
-    folder = prompt_folder(config.prompt)
-    # What it holds, not where it lies, decides the result.
-    run = TransferRun(protocol, replace(config, prompt=card["weights"]))
-    path = folder.parent / FILE
-    record = load_record(path) if path.is_file() else None
-    if record is not None and record.run == card.get("run"):
-        return Learned(run, folder, record.config, record.figures, record.dataset, record)
-    source = {"name": config.dataset, "classes": len(card["class_names"])}
-    source |= {name: card[name] for name in ("split", "picks") if name in card}
-    unknown = {"shots": [0], "seeds": [0], "weights": [0.0]}
-    return Learned(run, folder, entries(config) | unknown, card.get("figures", {}), source)
 
 
 def _finished(run: TransferRun, targets: Targets) -> Record | None:

@@ -6,9 +6,10 @@ import time
 
 from cma_tune.build import Setup
 from cma_tune.checks import check
-from cma_tune.config import FewShotConfig, Run
+from cma_tune.config import FewShotConfig
 from cma_tune.protocols.runs import each_run, leave, make_record, per_class, train_one, validate
 from cma_tune.records import Record
+from cma_tune.run import Run
 from cma_tune.train import evaluate
 
 PROTOCOL = "few-shot"

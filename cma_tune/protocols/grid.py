@@ -25,7 +25,7 @@ from cma_tune.config import BaseToNovelConfig, FewShotConfig
 from cma_tune.errors import UserError
 from cma_tune.options import CrossDatasetConfig, GridConfig
 from cma_tune.protocols.base_to_novel import base_to_novel
-from cma_tune.protocols.cross_dataset import TransferRun, cross_dataset, target_setup
+from cma_tune.protocols.cross_dataset import cross_dataset, target_setup
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.grid_data import check_finished, data_faults, target_faults
 from cma_tune.protocols.grid_estimate import preview, time_needed
@@ -40,6 +40,7 @@ from cma_tune.protocols.grid_plan import (
 )
 from cma_tune.protocols.grid_progress import Progress
 from cma_tune.protocols.grid_workers import Worker, start_workers
+from cma_tune.protocols.transfers import TransferRun
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import Record, finished_record
 

@@ -9,9 +9,10 @@ from cma_tune.config import FewShotConfig, searched
 from cma_tune.errors import UserError
 from cma_tune.options import CrossDatasetConfig, GridConfig
 from cma_tune.protocols.base_to_novel import check_halves
-from cma_tune.protocols.cross_dataset import TransferRun, target_setup
+from cma_tune.protocols.cross_dataset import target_setup
 from cma_tune.protocols.grid_plan import Task, run_config
 from cma_tune.protocols.selection import check_validation
+from cma_tune.protocols.transfers import TransferRun
 from cma_tune.records import Record, finished_on
 
 

@@ -15,7 +15,6 @@ from cma_tune.config import (
     BaseToNovelConfig,
     FewShotConfig,
     Precision,
-    Run,
     Weight,
     ZeroShotConfig,
     shared_entries,
@@ -27,12 +26,14 @@ from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json
 from cma_tune.method_options import resolved_loss
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig, GridConfig
-from cma_tune.protocols.cross_dataset import check_targets, few_shot_config, transfer_run
+from cma_tune.protocols.cross_dataset import check_targets
 from cma_tune.protocols.runs import runs_of
 from cma_tune.protocols.selection import choices
+from cma_tune.protocols.transfers import few_shot_config, transfer_run
 from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
 from cma_tune.records import finished_record
+from cma_tune.run import Run
 
 ELEVEN = tuple(RELEASE_WEIGHTS)
 """The literature's datasets."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cma_tune.build import Setup
-from cma_tune.config import FewShotConfig, Run, entries, expand, searched
+from cma_tune.config import FewShotConfig, entries, searched
 from cma_tune.data.own_catalog import own_weights
 from cma_tune.data.splits import Split, base_novel_labels
 from cma_tune.errors import UserError
@@ -23,6 +23,7 @@ from cma_tune.predictions import save_predictions
 from cma_tune.protocols.selection import ON, check_choices, check_validation, choices, select_weights
 from cma_tune.recipes import recipe_weight
 from cma_tune.records import RECIPE_WEIGHT, Record, finished_on, save_record, versions
+from cma_tune.run import Run, expand
 from cma_tune.trackers import finish_trackers, start_trackers
 from cma_tune.train import (
     Checkpointing,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from cma_tune.build import Setup
 from cma_tune.checks import check
-from cma_tune.config import Run, ZeroShotConfig
+from cma_tune.config import ZeroShotConfig
 from cma_tune.data.splits import base_novel_labels
 from cma_tune.learners import ZeroShot
 from cma_tune.metrics import harmonic_mean
@@ -22,6 +22,7 @@ from cma_tune.protocols.runs import (
     per_class,
 )
 from cma_tune.records import Record
+from cma_tune.run import Run
 from cma_tune.train import Evaluation, evaluate
 
 

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cma_tune.config import slug
-from cma_tune.files import write_atomically
+from cma_tune.files import slug, write_atomically
 from cma_tune.records import Record
 from cma_tune.report.drawing import GREY, STYLES, draw_line, finish, new_figure, shot_axis, wrapped
 from cma_tune.report.groups import learner_name, shots_text

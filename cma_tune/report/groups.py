@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from cma_tune.config import ONLY, FewShotConfig, Run, flattened
+from cma_tune.config import FewShotConfig, flattened
 from cma_tune.errors import UserError
 from cma_tune.method_options import RELEASE_FORM
 from cma_tune.recipes import recipe_epochs, recipe_weight
 from cma_tune.records import RECIPE_WEIGHT, Record
+from cma_tune.run import ONLY, Run
 
 LEARNERS = {
     "zero_shot": "Zero-shot",

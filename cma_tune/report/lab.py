@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cma_tune.config import slug
 from cma_tune.errors import UserError
-from cma_tune.files import read_json, write_atomically
+from cma_tune.files import read_json, slug, write_atomically
 from cma_tune.records import FILE, Record, load_record
 from cma_tune.report.curves import Curve, Limit, Panel, Scatter, draw_panel, draw_scatter
 from cma_tune.report.drawing import finish, new_figure

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from cma_tune.config import backbone_folder
 from cma_tune.records import Record
 from cma_tune.report.groups import (
     Group,
@@ -19,6 +18,7 @@ from cma_tune.report.groups import (
     of_own_recipe,
     shots_text,
 )
+from cma_tune.run import backbone_folder
 
 # Methods may differ in their recipes, but not in what they start from and what they are tested on.
 _BACKBONE_NAMES, _BACKBONE_DIGESTS = ("pretrained", "model_config"), ("weights", "preprocessing")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cma_tune.config import slug
+from cma_tune.files import slug
 from cma_tune.report.drawing import (
     COLORS,
     GREY,
