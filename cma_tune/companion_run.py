@@ -57,6 +57,10 @@ _OF_ONE_EXPERIMENT = {
 """Entries of a lab's config that its other experiments take no notice of."""
 
 
+_OF_GROKKING = ("output", "resume", "checkpoint_every")
+"""Of the entries that don't decide a result, those which grokking's own loop takes notice of."""
+
+
 _OF_UNLABELLED = ("interplay.view", "interplay.labelled")
 """Entries that say which images the added losses take, where there are two kinds."""
 
@@ -86,8 +90,13 @@ def unread_entries(config: SupervisedConfig) -> list[str]:
     given = dict(flattened(asdict(config)))
     # The files of the datasets' recipes hold OTMatch's weight for all algorithms.
     anywhere = {*_NOT_THE_RESULT, "mixed_precision", "matching.transport_weight"}
-    if "algorithm" not in given or given["algorithm"] == "supervised":  # there are no images without a label
+    algorithm = given.get("algorithm", "supervised")
+    if algorithm == "supervised":  # there are no images without a label
         read = {name: value for name, value in read.items() if name not in _OF_UNLABELLED}
+    if algorithm == "pseudo-label":  # it has no other view than the weak one
+        read.pop("interplay.view", None)
+    if isinstance(config, LabConfig) and config.experiment == "grokking":
+        anywhere = {"data_root", *_OF_GROKKING}
     return [name for name in given if name not in {*read, *anywhere} and given[name] != plain[name]]
 
 

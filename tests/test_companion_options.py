@@ -143,6 +143,10 @@ def test_options_that_nothing_reads_are_told() -> None:
     assert unread_entries(SupervisedConfig(interplay=view)) == ["interplay.view", "interplay.order"]
     assert unread_entries(SupervisedConfig(interplay=view, max_mi=0.1)) == ["interplay.view"]
     assert unread_entries(replace(plain, interplay=view, max_mi=0.1)) == []
+    pseudo = replace(plain, algorithm="pseudo-label", interplay=view, max_mi=0.1)
+    assert unread_entries(pseudo) == ["interplay.view"]  # it has weak views alone
     lab = LabConfig(experiment="grokking", max_mi=0.1, labels=[20], rates=[1.0])
     assert sorted(unread_entries(lab)) == ["labels", "max_mi", "rates"]
     assert unread_entries(replace(lab, experiment="connectivity")) == []
+    logged = LabConfig(experiment="grokking", tracker="tensorboard", output="elsewhere", resume=False)
+    assert unread_entries(logged) == ["tracker"]
