@@ -57,9 +57,15 @@ def test_rows_read_back_and_the_page_compares_them(
     costs = [rows.Cost("coop", 2.0, 3.0, 900.0), rows.Cost("tip_adapter", 0.0, None, 800.0)]
     rows.write_costs(tmp_path / "costs.csv", costs)
     assert rows.read_costs(tmp_path / "costs.csv") == costs
-    assert page.costs(costs).splitlines()[2:] == [
-        "| CoOp | 2.000 | 3.000 | 900 |",
-        "| Tip-Adapter | 0.000 | – | 800 |",
+    cells[rows.Cell("tip_adapter", "few-shot", 1)] = [
+        rows.Row(rows.Cell("tip_adapter", "few-shot", 1), 1, 0.0, False, {"accuracy": 60.0})
+    ]
+    p = stats.ttest_rel([52.0, 51.0, 54.0], PLAIN).pvalue
+    head, _, *lines = page.overview(cells, costs).splitlines()
+    assert "| accuracy, 1 shot | accuracy, 16 shots | s an epoch, λ = 0 |" in head
+    assert lines == [
+        f"| CoOp | – | 51.33 → 52.33 (p {p:.3f}) | 2.000 | 3.000 | 900 |",
+        "| Tip-Adapter | 60.00 | – | 0.000 | – | 800 |",
     ]
 
 
