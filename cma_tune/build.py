@@ -237,7 +237,7 @@ class Setup:
         assert config.optim.batch_size is not None
         if config.train_features == "live":
             # A run goes over its training images every epoch, over others once.
-            self._decoded.make_room(item.key for item in items)
+            self._decoded.prefer(item.key for item in items)
             return LiveBatches(
                 items,
                 self._remembering(items),

@@ -14,9 +14,9 @@ import pytest
 import torch
 from tiny_runs import tiny_clip
 
+from cma_tune.data.catalog import CATALOG
 from cma_tune.data.miniature import write_miniature
-from cma_tune.learners import CoOp
-from cma_tune.learners.saving import LEARNERS
+from cma_tune.methods import MAKERS
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
 STEP = ("--model=tiny", "--classes=10")
@@ -26,13 +26,16 @@ STEP = ("--model=tiny", "--classes=10")
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs a script in this process, as quickly as can be; what it printed, and the JSON it left."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setitem(LEARNERS, "coop", CoOp)  # one script puts another in its place
+    monkeypatch.setitem(MAKERS, "coop", MAKERS["coop"])  # one script puts another in its place
     (tmp_path / "names").mkdir()
     (tmp_path / "names/ten.txt").write_text("\n".join(f"{letter} thing" for letter in "abcdefghij"))
     threads = torch.get_num_threads()
     common = ["--threads=1", "--repeats=1", "--least=0", f"--names={tmp_path / 'names'}"]
 
+    running: list[str] = []
+
     def once(name: str, *arguments: str) -> str:
+        running.append(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *common, *arguments])
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -46,7 +49,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     import speed_tools
 
     def here(*arguments: str) -> Any:
-        return json.loads(once("text_step", *arguments).splitlines()[-1])
+        return json.loads(once(running[-1], *arguments).splitlines()[-1])
 
     # Another process would start a minute's worth of libraries anew for every figure.
     monkeypatch.setattr(speed_tools, "in_a_process_of_its_own", here)
@@ -75,8 +78,10 @@ def test_steps(script: Any, name: str, arguments: tuple[str, ...], rows: int, ra
     printed, left = script(name, *arguments)
     assert len(left["rows"]) == rows and all(row[ratio] > 0 for row in left["rows"])
     assert f"| {' | '.join(left['rows'][0])} |" in printed and left["machine"]["threads"] == 1
-    if name == "text_step":
-        assert all(isinstance(left["rows"][0][side], float) for side in ("plain GB", "packed GB"))
+    ours = {"text_step": "packed GB", "cocoop_step": "packed GB", "training_step": "stored GB"}
+    if name in ours:
+        assert all(isinstance(left["rows"][0][side], float) for side in ("plain GB", ours[name]))
+    assert left["date"] and left["repeats"] == 1
 
 
 def test_a_whole_run(script: Any, tmp_path: Path) -> None:
@@ -86,9 +91,48 @@ def test_a_whole_run(script: Any, tmp_path: Path) -> None:
     assert [row["run"] for row in left["rows"]] == ["plain", "live", "stored", "stored, again"]
     plain, live, *_ = left["rows"]
     assert plain["accuracy"] == live["accuracy"]  # the same protocol over the same crops
+    assert plain["plain text steps"] > 0 == live["plain text steps"]
+
+
+def figures(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"rows": rows}))
+
+
+def test_the_hours_of_the_whole_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A class takes 1 ms of a plain text step and 0.1 ms of a packed one, an image 10 ms of the image tower.
+    text: list[dict[str, Any]] = [
+        {"context tokens": 16, "classes": classes, "plain s": 1e-3 * classes, "packed s": 1e-4 * classes}
+        for classes in (10, 400)
+    ]
+    step = {"backbone": "tower", "plain s": 0.1 + 0.32, "live s": 0.01 + 0.32, "stored s": 0.01}
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["table1_hours.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="got no such file; run it first"):
+        runpy.run_path(str(FOLDER / "table1_hours.py"), run_name="__main__")
+    figures(tmp_path, "text_step", text)
+    figures(tmp_path, "training_step", [step])
+    runpy.run_path(str(FOLDER / "table1_hours.py"), run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()[-3:]
+
+    expected = dict.fromkeys(("plain", "live", "stored"), 0.0)
+    for entry in CATALOG.values():
+        for half, all_shots, runs in ((1, (1, 2, 4, 8, 16), 3 * 2), (2, (16,), 3 * 11)):
+            classes = -(-entry.classes // half)
+            for shots in all_shots:
+                epochs = {1: 50, 2: 100, 4: 100}.get(shots, 200) if entry.name != "imagenet" else 50
+                batches = epochs * -(-classes * shots // 32)
+                expected["plain"] += runs * (batches * (1e-3 * classes + 0.32) + 0.01 * entry.sizes[2])
+                expected["live"] += runs * (batches * (1e-4 * classes + 0.32) + 0.01 * entry.sizes[2])
+                expected["stored"] += runs * batches * 1e-4 * classes
+        expected["stored"] += 0.01 * (entry.sizes[2] + 3 * 10 * 31 * entry.classes)
+    found = {line.split(" | ")[1]: line.split(" | ")[-1].strip(" |") for line in printed}
+    assert found == {side: f"{seconds / 3600:.3g}" for side, seconds in expected.items()}
 
 
 def test_there_is_no_other_script() -> None:
     names = {"text_step", "cocoop_step", "training_step", "cma_loss", "few_shot_run", "speed_tools"}
-    names |= {"interplay_losses", "freematch_step", "augmentation"}
+    names |= {"interplay_losses", "freematch_step", "augmentation", "table1_hours"}
     assert {path.stem for path in FOLDER.glob("*.py")} == names

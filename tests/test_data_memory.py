@@ -65,29 +65,32 @@ def test_nothing_is_decoded_beforehand_without_a_budget() -> None:
     assert not source.loads and images.load("a").size == SIZES["a"]
 
 
-def test_room_is_made_when_an_image_has_not_fitted() -> None:
+def test_preferred_images_take_the_room_of_others() -> None:
     source = Counted()
     images = RememberedImages(source, BYTES["a"] + BYTES["c"])
-    images.load("a")
-    images.load("c")
-    images.make_room("c")  # all of it has fitted
-    assert images.used == BYTES["a"] + BYTES["c"] and not images.full
-    images.load("b")
-    assert images.full
-    images.make_room(["c", "c", "d"])
-    assert images.used == BYTES["c"] and not images.full
+    for key in "ac":
+        images.load(key)
+    images.prefer("d")
+    assert images.used == BYTES["a"] + BYTES["c"], "nothing is forgotten before its room is needed"
+    images.load("d")  # takes the room of a, the oldest; c fits beside it
+    assert images.used == BYTES["d"] + BYTES["c"]
     for _ in range(2):
-        for key in "cd":
+        for key in "dac":
             images.load(key)
-    assert source.loads == {"a": 1, "b": 1, "c": 1, "d": 1}
+    assert source.loads == {"a": 3, "c": 1, "d": 1}, "what is not preferred takes nobody's room"
+    images.prefer("b")  # larger than all there is
+    assert images.load("b").size == SIZES["b"] and images.used <= images.budget
 
 
-def test_what_is_not_decoded_beforehand_has_not_fitted() -> None:
-    images = RememberedImages(Counted(), BYTES["a"])
-    images.remember("a" * 64, 1)
-    assert not images.full
-    images.remember("d", 1)
-    assert images.full
+@pytest.mark.parametrize("threads", [1, 3])
+def test_decoding_beforehand_ends_where_the_memory_does(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cma_tune.data.memory.TURN", 2)
+    source = Counted()
+    images = RememberedImages(source, BYTES["a"] + BYTES["c"] + 1)  # never quite used up
+    images.remember(["a", "damaged", "c", "b", "d", "also damaged"], threads)
+    assert source.loads == {"a": 1, "damaged": 1, "c": 1, "b": 1}
 
 
 def test_a_copy_in_another_process_starts_empty() -> None:

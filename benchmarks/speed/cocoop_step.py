@@ -7,6 +7,9 @@ Batch 1, 4 context tokens and 100 classes are the reference's setting for Caltec
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+
 import torch
 from speed_tools import (
     PRECISIONS,
@@ -15,6 +18,8 @@ from speed_tools import (
     class_names,
     in_turns,
     leave,
+    memory,
+    print_memory,
     random_backbone,
 )
 from torch.nn.functional import cross_entropy, normalize
@@ -23,30 +28,40 @@ from cma_tune.learners import CoCoOp, CoOp
 from cma_tune.learners.coop import ContextOptions
 
 
-def main() -> None:
-    """Measure batches of one and of four."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--classes", type=int, default=100)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def make(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], object]]:
+    """Forward and backward of both sides."""
     backbone = random_backbone(options.model, options.device)
     names = class_names(options.classes, options.names, backbone)
     learner = CoCoOp(backbone, names, ContextOptions(4))
     plain = PlainPrompts(CoOp(backbone, names, ContextOptions(4)))
     autocast = PRECISIONS[options.precision]
+    generator = torch.Generator().manual_seed(0)
+    images = normalize(torch.randn(batch, 512, generator=generator), dim=-1).to(options.device)
+    labels = torch.arange(batch, device=options.device)
+
+    def step(packed: bool) -> None:
+        with torch.autocast(options.device, dtype=autocast, enabled=autocast is not None):
+            contexts = learner.context + learner.meta_net(images)[:, None, :]
+            text = None if packed else plain(contexts)
+            cross_entropy(learner(images, text).logits, labels).backward()
+
+    return {"plain": lambda: step(False), "packed": lambda: step(True)}
+
+
+def main() -> None:
+    """Measure batches of one and of four, or the memory of one side."""
+    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--batch", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print_memory(make(options, options.batch[0]), options)
+        return
     rows: list[dict[str, object]] = []
-    for batch in (1, 4):
-        generator = torch.Generator().manual_seed(0)
-        images = normalize(torch.randn(batch, 512, generator=generator), dim=-1).to(options.device)
-        labels = torch.arange(batch, device=options.device)
-
-        def step(packed: bool, images: torch.Tensor = images, labels: torch.Tensor = labels) -> None:
-            with torch.autocast(options.device, dtype=autocast, enabled=autocast is not None):
-                contexts = learner.context + learner.meta_net(images)[:, None, :]
-                text = None if packed else plain(contexts)
-                cross_entropy(learner(images, text).logits, labels).backward()
-
-        best = in_turns({"plain": lambda: step(False), "packed": lambda: step(True)}, options)
+    for batch in options.batch:
+        best = in_turns(make(options, batch), options)
+        settings = ("--model", options.model, "--classes", str(options.classes), "--batch", str(batch))
         rows.append(
             {
                 "batch": batch,
@@ -55,6 +70,8 @@ def main() -> None:
                 "plain s": best["plain"],
                 "packed s": best["packed"],
                 "times faster": best["plain"] / best["packed"],
+                "plain GB": memory(options, "plain", *settings),
+                "packed GB": memory(options, "packed", *settings),
             }
         )
         print(rows[-1], flush=True)

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32")
-    parser.add_argument("--repeats", type=int, default=2, help="of each side; the fastest counts")
+    parser.add_argument("--repeats", type=int, default=3, help="of each side; the fastest counts")
     parser.add_argument("--least", type=float, default=0.5, help="seconds that a measurement takes")
     parser.add_argument("--model", default="ViT-B-16", help=f"an open_clip model; {TINY} to try a script out")
     parser.add_argument(
         "--names", type=Path, help="folder with NAME.txt files, one class name a line; else made-up names"
     )
+    parser.add_argument("--memory-of", metavar="SIDE", help="print the peak memory of one side's step alone")
     parser.add_argument("--output", type=Path, help=f"folder for the figures as JSON, such as {RESULTS}")
     return parser
 
@@ -208,6 +210,11 @@ def _resident() -> int:
     return pages * 4096
 
 
+def print_memory(sides: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> None:
+    """What ``--memory-of`` asks for, as `memory` reads it."""
+    print(json.dumps({"bytes": peak_memory(sides[options.memory_of], options.device)}))
+
+
 def in_a_process_of_its_own(*command: str) -> dict[str, Any]:
     """Run this script again with other arguments; its last line of output is JSON."""
     script = sys.modules["__main__"].__file__
@@ -218,6 +225,20 @@ def in_a_process_of_its_own(*command: str) -> dict[str, Any]:
         raise RuntimeError(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
+
+
+def memory(options: argparse.Namespace, side: str, *settings: str) -> float:
+    """Peak memory (GB) of one side's step above the loaded model, in a process of its own.
+
+    Args:
+        options: of `arguments`; those of the machine, the model and the names are handed on.
+        side: for ``--memory-of``.
+        settings: more of the script's own arguments.
+    """
+    common = ["--device", options.device, "--threads", str(options.threads), "--precision", options.precision]
+    common += ["--names", str(options.names)] if options.names else []
+    found = in_a_process_of_its_own(*common, *settings, "--memory-of", side)
+    return float(found["bytes"]) / 1e9
 
 
 def machine(device: str, threads: int) -> dict[str, object]:
@@ -232,6 +253,15 @@ def machine(device: str, threads: int) -> dict[str, object]:
         "torch": torch.__version__,
         "open_clip": open_clip.__version__,
     }
+
+
+def revision() -> str | None:
+    """The commit of the code that is measured, with "+" where files differ from it; None outside a clone."""
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _cpu() -> str:
@@ -262,6 +292,9 @@ def leave(name: str, options: argparse.Namespace, rows: Sequence[dict[str, objec
         return
     content = {
         "machine": machine(options.device, options.threads),
+        "revision": revision(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "repeats": options.repeats,
         "precision": options.precision,
         "names": "real" if options.names else "made up",
         "rows": list(rows),

@@ -9,7 +9,6 @@ recomputed in the backward pass, as it must in order to fit this machine.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 
 import torch
@@ -18,11 +17,11 @@ from speed_tools import (
     PlainPrompts,
     arguments,
     class_names,
-    in_a_process_of_its_own,
     in_chunks,
     in_turns,
     leave,
-    peak_memory,
+    memory,
+    print_memory,
     random_backbone,
 )
 
@@ -80,28 +79,21 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--classes", type=lambda text: [int(n) for n in text.split(",")])
     parser.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
-    parser.add_argument("--memory-of", choices=["plain", "packed"])
     parser.add_argument("--text-chunk", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        step = make(options, options.classes[0], options.tokens[0], options.text_chunk)[options.memory_of]
-        print(json.dumps({"bytes": peak_memory(step, options.device)}))
+        print_memory(make(options, options.classes[0], options.tokens[0], options.text_chunk), options)
         return
     rows: list[dict[str, object]] = []
     for tokens in options.tokens:
         for classes in options.classes or [10, 100, 397, 1000]:
             best = in_turns(make(options, classes, tokens), options)
-            common = ["--device", options.device, "--threads", str(options.threads), "--model", options.model]
-            common += ["--precision", options.precision, "--classes", str(classes), "--tokens", str(tokens)]
-            common += ["--names", str(options.names)] if options.names else []
+            settings = ("--model", options.model, "--classes", str(classes), "--tokens", str(tokens))
             # Where the plain path needs chunks, its memory is theirs and says nothing.
-            memory = {
-                side: in_a_process_of_its_own(*common, "--memory-of", side)["bytes"] / 1e9
-                for side in ("plain", "packed")
-                if side == "packed" or classes <= CHUNK
-            }
-            chunked = in_a_process_of_its_own(*common, "--memory-of", "packed", "--text-chunk", "128")
+            plain = memory(options, "plain", *settings) if classes <= WHOLE else None
+            packed = memory(options, "packed", *settings)
+            chunked = memory(options, "packed", *settings, "--text-chunk", "128")
             rows.append(
                 {
                     "context tokens": tokens,
@@ -109,9 +101,9 @@ def main() -> None:
                     "plain s": best["plain"],
                     "packed s": best["packed"],
                     "times faster": best["plain"] / best["packed"],
-                    "plain GB": memory.get("plain"),
-                    "packed GB": memory["packed"],
-                    "packed GB, chunk 128": chunked["bytes"] / 1e9,
+                    "plain GB": plain,
+                    "packed GB": packed,
+                    "packed GB, chunk 128": chunked,
                     "plain in chunks of": None if classes <= WHOLE else CHUNK,
                 }
             )

@@ -10,6 +10,7 @@ stored (image features read, not encoded). Images are decoded and cropped before
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from speed_tools import (
     class_names,
     in_turns,
     leave,
+    memory,
+    print_memory,
     random_backbone,
 )
 from torch.nn.functional import cross_entropy
@@ -31,6 +34,7 @@ from cma_tune.learners.coop import ContextOptions
 from cma_tune.losses import CMALoss, cma_objective
 
 BATCH = 32
+SIDES = ("plain", "live", "stored")
 
 
 def main() -> None:
@@ -40,12 +44,15 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print_memory(make(options, options.model), options)
+        return
     rows = [measure(options, name) for name in options.model.split(",")]
     leave("training_step", options, rows)
 
 
-def measure(options: argparse.Namespace, name: str) -> dict[str, object]:
-    """All sides over one backbone."""
+def make(options: argparse.Namespace, name: str) -> dict[str, Callable[[], object]]:
+    """The steps of all sides over one backbone, and the loss alone."""
     device, classes = str(options.device), int(options.classes)
     backbone = random_backbone(name, device)
     names = class_names(classes, options.names, backbone)
@@ -84,18 +91,23 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, object]:
     def loss_alone() -> None:
         penalty(image_features, text_features, labels).backward()
 
-    best = in_turns(
-        {side: partial(step, side) for side in ("plain", "live", "stored")} | {"loss": loss_alone}, options
-    )
+    return {side: partial(step, side) for side in SIDES} | {"loss": loss_alone}
+
+
+def measure(options: argparse.Namespace, name: str) -> dict[str, object]:
+    """All sides over one backbone."""
+    best = in_turns(make(options, name), options)
+    settings = ("--model", name, "--classes", str(options.classes))
     row: dict[str, object] = {
         "backbone": name,
-        "classes": classes,
+        "classes": options.classes,
         "plain s": best["plain"],
         "live s": best["live"],
         "stored s": best["stored"],
         "live, times faster": best["plain"] / best["live"],
         "stored, times faster": best["plain"] / best["stored"],
         "CMA loss, % of the stored step": 100 * best["loss"] / best["stored"],
+        **{f"{side} GB": memory(options, side, *settings) for side in SIDES},
     }
     print(row, flush=True)
     return row

@@ -166,7 +166,9 @@ class ContextPrompts:
         backbone = self.backbone
         if part.packed is not None:
             assert isinstance(backbone.tower, NativeTextTower)
-            run = _compiled() if backbone.text_options.compile else encode_packed
+            # Every other set of classes that is tested would be compiled for a single pass.
+            compiled = backbone.text_options.compile and torch.is_grad_enabled()
+            run = _compiled() if compiled else encode_packed
             features = run(backbone.tower, part.packed, contexts, self.per_class, deep)
             return backbone.unit_length(features)
         assert part.embeddings is not None

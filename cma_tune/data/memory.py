@@ -1,4 +1,4 @@
-"""Decoded images kept in memory: live training crops the same few images in every epoch."""
+"""Decoded images kept in memory: live training crops the same few in every epoch, runs test on the same."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BYTES_PER_PIXEL = 4
 """Of an RGB image in Pillow's memory."""
 
+TURN = 64
+"""Images that are decoded beforehand in one go."""
+
 
 def _size(image: Image) -> int:
     """Bytes of a decoded image."""
@@ -31,14 +34,13 @@ class RememberedImages:
 
     Attributes:
         used: bytes of the images that are kept.
-        full: an image did not fit since room was made.
     """
 
     def __init__(self, images: ImageSource, budget: int) -> None:
         self.images = images
         self.budget = budget
         self.used = 0
-        self.full = False
+        self._preferred: frozenset[str] = frozenset()
         self._decoded: dict[str, Image] = {}
         self._lock = Lock()
 
@@ -58,47 +60,47 @@ class RememberedImages:
         found = self._decoded.get(key)
         if found is None:
             found = self.images.load(key)
-            size = _size(found)
             with self._lock:
-                if key in self._decoded:
-                    return found
-                if self.used + size > self.budget:
-                    self.full = True
-                    return found
-                self.used += size
-                self._decoded[key] = found
+                self._keep(key, found)
         return found
 
-    def make_room(self, keys: Iterable[str]) -> None:
-        """Forget all images but these, if there was one that did not fit."""
-        if not self.full:
+    def prefer(self, keys: Iterable[str]) -> None:
+        """Let these images take the room of others, which are forgotten, oldest first, as it is needed."""
+        self._preferred = frozenset(keys)
+
+    def _keep(self, key: str, image: Image) -> None:
+        if key in self._decoded:
             return
-        with self._lock:
-            self._decoded = {key: self._decoded[key] for key in dict.fromkeys(keys) if key in self._decoded}
-            self.used = sum(_size(image) for image in self._decoded.values())
-            self.full = False
+        size = _size(image)
+        if key in self._preferred and self.used + size > self.budget:
+            for other in [other for other in self._decoded if other not in self._preferred]:
+                self.used -= _size(self._decoded.pop(other))
+                if self.used + size <= self.budget:
+                    break
+        if self.used + size <= self.budget:
+            self.used += size
+            self._decoded[key] = image
 
     def fingerprint(self, key: str) -> str:
         """See the source."""
         return self.images.fingerprint(key)
 
     def remember(self, keys: Iterable[str], threads: int) -> None:
-        """Decode images beforehand, until the budget is used up.
+        """Decode images beforehand, until one does not fit.
 
         Processes that are forked later share them; each would decode its own otherwise, anew in every epoch.
         """
         todo = [key for key in dict.fromkeys(keys) if key not in self._decoded]
         with ThreadPoolExecutor(max(1, threads)) as pool:
             # In turns, so that decoding ends soon after the budget does.
-            for start in range(0, len(todo), 64):
-                if self.used >= self.budget:
-                    self.full = True
+            for start in range(0, len(todo) if self.budget else 0, TURN):
+                if not all(pool.map(self._fits, todo[start : start + TURN])):
                     return
-                list(pool.map(self._try, todo[start : start + 64]))
 
-    def _try(self, key: str) -> None:
-        """A damaged image is its batch's to report."""
+    def _fits(self, key: str) -> bool:
+        """Load an image; whether it is kept. A damaged one is its batch's to report."""
         try:
             self.load(key)
         except UserError:
-            return
+            return True
+        return key in self._decoded

@@ -123,7 +123,8 @@ def target_setup(config: CrossDatasetConfig, name: str) -> Setup:
     Raises:
         UserError: it has no test images; see also `Setup`.
     """
-    target = Setup(replace(few_shot_config(config), dataset=name, tracker=None))
+    # Ten targets would keep ten times the memory.
+    target = Setup(replace(few_shot_config(config), dataset=name, tracker=None, image_memory=0.0))
     if not target.dataset.split.test:
         raise UserError(f"Expected test images of '{name}' in --targets, got none; take it out.")
     return target
