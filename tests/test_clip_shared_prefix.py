@@ -87,21 +87,19 @@ def own_blocks(backbone: Backbone) -> Any:
     return getattr(model, "text", model).transformer.resblocks
 
 
-def by_hand(
-    backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], per_class: bool, group: int
-) -> Tensor:
+def by_hand(backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], group: int) -> Tensor:
     """Features ``[C, D]`` by the model's own blocks on whole prompts, one at a time.
 
     The first of `contexts` stands among the embeddings, the others replace hidden states.
     """
     if hasattr(backbone.model, "text_model"):
-        return by_hand_in_transformers(backbone, layout, contexts, per_class, group)
+        return by_hand_in_transformers(backbone, layout, contexts, group)
     model: Any = backbone.model
     text = getattr(model, "text", model)
     appended = getattr(text, "cls_emb", None)
     features = []
     for c, ids in enumerate(layout.ids):
-        values = [context[group, c] if per_class else context[group] for context in contexts]
+        values = [context[group, c] if context.dim() == 4 else context[group] for context in contexts]
         x = reference_embeddings(backbone, ids)
         x = torch.stack([values[0][list(slots).index(i)] if i in slots else x[i]
                          for slots in [layout.slots[c].tolist()] for i in range(len(x))])  # fmt: skip
@@ -124,12 +122,12 @@ def by_hand(
 
 
 def by_hand_in_transformers(
-    backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], per_class: bool, group: int
+    backbone: Backbone, layout: PromptLayout, contexts: list[Tensor], group: int
 ) -> Tensor:
     """The same by the model's whole forward, in which hooks put the contexts in their places."""
     features = []
     for c, ids in enumerate(layout.ids):
-        values = [context[group, c] if per_class else context[group] for context in contexts]
+        values = [context[group, c] if context.dim() == 4 else context[group] for context in contexts]
         slots = layout.slots[c].tolist()
 
         def put(x: Tensor, value: Tensor, slots: list[int] = slots) -> Tensor:
@@ -158,8 +156,8 @@ def by_hand_in_transformers(
     names=NAMES,
     tokens=st.integers(1, 3),
     position=st.sampled_from(["end", "middle", "front"]),
-    per_class=st.booleans(),
-    deep=st.booleans(),
+    # Whether contexts are per class: the first, and that before the second block, if there is one.
+    per_class=st.sampled_from([(False,), (True,), (False, False), (True, True), (False, True)]),
     options=st.sampled_from([TextOptions(), TextOptions(chunk=2), TextOptions(share_prefix=False, chunk=3)]),
     seed=st.integers(0, 2**16),
 )
@@ -168,22 +166,21 @@ def test_groups_and_deep_prompts_equal_whole_prompts_block_by_block(
     names: list[str],
     tokens: int,
     position: Any,
-    per_class: bool,
-    deep: bool,
+    per_class: tuple[bool, ...],
     options: TextOptions,
     seed: int,
 ) -> None:
     backbone, groups = tiny_backbone(family), 3
     layout = place_context(backbone.tokenizer, names, tokens, position)
-    prompts = ContextPrompts(backbone, layout, per_class)
-    shape = (groups, len(names), tokens, WIDTH) if per_class else (groups, tokens, WIDTH)
-    contexts = [draw(*shape, seed=seed + number) for number in range(1 + deep)]
+    prompts = ContextPrompts(backbone, layout, per_class[0])
+    shapes = [(groups, len(names), tokens, WIDTH) if own else (groups, tokens, WIDTH) for own in per_class]
+    contexts = [draw(*shape, seed=seed + number) for number, shape in enumerate(shapes)]
     before, backbone.text_options = backbone.text_options, options
     try:
         ours = prompts.encode(contexts[0], contexts[1:])
     finally:
         backbone.text_options = before
-    expected = torch.stack([by_hand(backbone, layout, contexts, per_class, g) for g in range(groups)])
+    expected = torch.stack([by_hand(backbone, layout, contexts, g) for g in range(groups)])
     assert ours.shape == (groups, len(names), FEATURES)
     assert float((ours - expected).detach().abs().max()) <= 1e-12
     weights = draw(*ours.shape, seed=seed).detach()
@@ -212,7 +209,7 @@ def test_a_padding_token_among_the_words_keeps_coca_exact(caplog: pytest.LogCapt
     assert (layout.ids[1] == 0).sum() > (layout.ids[1].flip(0).cumsum(0) == 0).sum()
     prompts = ContextPrompts(backbone, layout)
     context = draw(1, 2, WIDTH)
-    expected = by_hand(backbone, layout, [context], False, 0)
+    expected = by_hand(backbone, layout, [context], 0)
     assert not prompts.packs
     ContextPrompts(backbone, layout)
     (said,) = caplog.messages  # once, however often

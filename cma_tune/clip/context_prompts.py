@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cma_tune.clip.backbone import Backbone, TextOptions
-from cma_tune.clip.packing import PackedPrompts, own_tokens, pack, shared_tokens
+from cma_tune.clip.packing import (
+    Own,
+    PackedPrompts,
+    PartedPrompts,
+    own_tokens,
+    pack,
+    parted_places,
+    shared_tokens,
+)
 from cma_tune.clip.prompts import PromptLayout, insert_context
 from cma_tune.clip.shared_prefix import can_share, encode_packed
 from cma_tune.clip.text_tower import NativeTextTower
@@ -28,11 +36,13 @@ log = logging.getLogger(__name__)
 class _Part:
     """Classes ``[C']`` that go through the tower together; packed where the tower lets them.
 
-    Otherwise ``embeddings`` ``[C', L', W]`` are those of the placeholder prompts.
+    Where deep contexts are per class and the first are not, ``parted`` is for the blocks above. Otherwise
+    ``embeddings`` ``[C', L', W]`` are those of the placeholder prompts.
     """
 
     classes: Tensor
     packed: PackedPrompts | None = None
+    parted: PartedPrompts | None = None
     embeddings: Tensor | None = None
 
 
@@ -56,14 +66,13 @@ class ContextPrompts:
         self.layout = PromptLayout(layout.ids.to(backbone.device), layout.slots.to(backbone.device))
         self.length = backbone.tower.needed_length(self.layout.ids)
         self.shared = 0
-        self._own: list[tuple[list[int], bool]] | None = None
+        self._own: Own | None = None
         self._made: dict[tuple[object, ...], list[_Part]] = {}
         tower = backbone.tower
         order = list(range(len(layout.ids)))
         if can_share(tower):
-            assert isinstance(tower, NativeTextTower)
-            self.shared = shared_tokens(tower, self.layout, per_class)
-            self._own = own = own_tokens(tower, self.layout.ids, self.shared)
+            self.shared, own = self._grouping(per_class)
+            self._own = own
             if own is None:
                 _say_unpacked(backbone.name)
             else:
@@ -83,8 +92,8 @@ class ContextPrompts:
 
         Args:
             contexts: ``[G, M, W]``, one per image, say; or per class ``[G, C, M, W]``.
-            deep: contexts of the same shape that replace the hidden states at the context's places before
-                the second block, the third and so on (deep prompts); None leaves a block's as they are.
+            deep: contexts that replace the hidden states at the context's places before the second block,
+                the third and so on (deep prompts), of either shape; None leaves a block's as they are.
             same_on_every_process: the contexts are, so every process may encode a share of the classes; all
                 of them call this alike then.
 
@@ -108,9 +117,10 @@ class ContextPrompts:
             processes, rank = dist.get_world_size(), dist.get_rank()
         if processes > len(order):  # too few classes to split
             rank, processes = 0, 1
-        at_once = options.chunk or self._fitting(options)
+        parts_ways = not self.per_class and any(v is not None and v.dim() == 4 for v in deep)
+        at_once = options.chunk or self._fitting(options, parts_ways)
         mine = order[rank::processes]
-        parts = self._parts(mine, (rank, processes), min(at_once, len(mine)))
+        parts = self._parts(mine, (rank, processes), min(at_once, len(mine)), parts_ways)
         turns = torch.split(torch.arange(len(contexts)), max(1, at_once // len(mine)))
         recompute = torch.is_grad_enabled() and len(turns) * len(parts) > 1
         rows = []
@@ -129,11 +139,26 @@ class ContextPrompts:
             order = torch.cat([order[r::processes] for r in range(processes)])
         return features.index_select(1, order.argsort())
 
-    def _fitting(self, options: TextOptions) -> int:
+    def _grouping(self, per_class: bool) -> tuple[int, Own | None]:
+        """How many tokens all prompts share, and their own, or None where they can't be packed."""
+        tower = self.backbone.tower
+        assert isinstance(tower, NativeTextTower)
+        shared = shared_tokens(tower, self.layout, per_class)
+        return shared, own_tokens(tower, self.layout.ids, shared)
+
+    @cached_property
+    def _parted(self) -> tuple[int, Own]:
+        """The grouping above the block before which contexts part."""
+        shared, own = self._grouping(per_class=True)
+        assert own is not None  # whether they can be packed hangs on the tower and the names alone
+        return shared, own
+
+    def _fitting(self, options: TextOptions, parts_ways: bool) -> int:
         """Prompts whose activations fit the memory, by a count that errs on the high side."""
         tower = self.backbone.tower
         # The longest: they are neighbours, so a chunk may hold nothing else.
-        own = max(len(tokens) for tokens, _ in self._own or ()) if self.packs else self.length
+        owns = (self._parted[1] if parts_ways else self._own or ()) if self.packs else ()
+        own = max((len(tokens) for tokens, _ in owns), default=self.length)
         # A block of the tower keeps some 20 widths per token for the backward pass.
         token = 20 * 4 * tower.layers * tower.width
         shared = self.shared if self.packs else 0
@@ -143,20 +168,26 @@ class ContextPrompts:
             return classes * int(budget / (shared + own * classes))
         return max(1, int((budget - shared) / own))
 
-    def _parts(self, mine: Tensor, share: tuple[int, int], classes: int) -> list[_Part]:
+    def _parts(self, mine: Tensor, share: tuple[int, int], classes: int, parts_ways: bool) -> list[_Part]:
         """The classes of one process, so many at once."""
-        key = (share, classes, self.packs)
+        key = (share, classes, self.packs, parts_ways)
         if key not in self._made:
-            self._made = {key: [self._part(chunk) for chunk in torch.split(mine, classes)]}
+            self._made = {key: [self._part(chunk, parts_ways) for chunk in torch.split(mine, classes)]}
         return self._made[key]
 
     @torch.inference_mode(False)
-    def _part(self, classes: Tensor) -> _Part:
+    def _part(self, classes: Tensor, parts_ways: bool) -> _Part:
         # Kept for training too: made in inference mode, they could not be saved for a backward pass.
         tower = self.backbone.tower
         if self.packs:
             assert isinstance(tower, NativeTextTower) and self._own is not None
-            return _Part(classes, pack(tower, self.layout, classes, self.shared, self._own))
+            packed = pack(tower, self.layout, classes, self.shared, self._own)
+            if not parts_ways:
+                return _Part(classes, packed)
+            places = parted_places(classes, (self.shared, self._own), self._parted)
+            return _Part(
+                classes, packed, PartedPrompts(pack(tower, self.layout, classes, *self._parted), places)
+            )
         with torch.no_grad():
             embeddings = tower.token_embeddings(self.layout.ids[classes])[:, : self.length]
         return _Part(classes, embeddings=embeddings)
@@ -169,14 +200,14 @@ class ContextPrompts:
             # Every other set of classes that is tested would be compiled for a single pass.
             compiled = backbone.text_options.compile and torch.is_grad_enabled()
             run = _compiled() if compiled else encode_packed
-            features = run(backbone.tower, part.packed, contexts, self.per_class, deep)
+            features = run(backbone.tower, part.packed, contexts, deep, part.parted)
             return backbone.unit_length(features)
         assert part.embeddings is not None
         slots, ids = self.layout.slots[part.classes], self.layout.ids[part.classes]
         groups, classes = len(contexts), len(part.classes)
 
         def own(values: Tensor) -> Tensor:
-            return values[:, part.classes] if self.per_class else values
+            return values[:, part.classes] if values.dim() == 4 else values
 
         def edit(x: Tensor, values: Tensor | None) -> Tensor:
             if values is None:

@@ -6,6 +6,7 @@ and a beginning that all prompts have in common has the same hidden states in al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -65,19 +66,53 @@ class PackedPrompts:
     of_class: Tensor
     of_slot: Tensor
 
-    def context_values(self, contexts: Tensor, per_class: bool) -> Tensor:
+    def context_values(self, contexts: Tensor) -> Tensor:
         """Contexts ``[G, M, W]``, or ``[G, C, M, W]`` per class, as they stand in the row: ``[G, S, W]``."""
+        per_class = contexts.dim() == 4
         values = contexts[:, self.of_class, self.of_slot] if per_class else contexts[:, self.of_slot]
         return values.to(self.base.dtype)
 
-    def embed(self, contexts: Tensor, per_class: bool) -> Tensor:
+    def embed(self, contexts: Tensor) -> Tensor:
         """The row with contexts in place, positions added: ``[G, N, W]``."""
-        values = self.context_values(contexts, per_class) + self.positions
+        values = self.context_values(contexts) + self.positions
         return self.base.expand(len(contexts), -1, -1).index_copy(1, self.places, values)
 
-    def replace(self, x: Tensor, contexts: Tensor, per_class: bool) -> Tensor:
+    def replace(self, x: Tensor, contexts: Tensor) -> Tensor:
         """Hidden states ``[G, N, W]`` with those at the context's places replaced (deep prompts)."""
-        return x.index_copy(1, self.places, self.context_values(contexts, per_class).to(x.dtype))
+        return x.index_copy(1, self.places, self.context_values(contexts).to(x.dtype))
+
+
+@dataclass(frozen=True)
+class PartedPrompts:
+    """The same prompts from a block on before which their contexts part: less is shared, more is their own.
+
+    Attributes:
+        packed: these prompts.
+        places: ``[N]``, where each of their tokens stands in the row they come from.
+    """
+
+    packed: PackedPrompts
+    places: Tensor
+
+
+Own = Sequence[tuple[list[int], bool]]
+"""Every prompt's own tokens; see `own_tokens`."""
+
+
+def parted_places(classes: Tensor, before: tuple[int, Own], after: tuple[int, Own]) -> Tensor:
+    """See `PartedPrompts.places`.
+
+    Args:
+        classes: ``[C']``, in the order they are packed in.
+        before, after: how many tokens are shared, and every prompt's own.
+    """
+    chosen = [int(c) for c in classes]
+    own = [(c, position) for c in chosen for position in before[1][c][0]]
+    place = {at: number for number, at in enumerate(own, start=before[0])}
+    rows = [*range(after[0])]
+    # What was shared stands where its position says.
+    rows += [place.get((c, position), position) for c in chosen for position in after[1][c][0]]
+    return torch.tensor(rows, dtype=torch.long, device=classes.device)
 
 
 def shared_tokens(tower: NativeTextTower, layout: PromptLayout, per_class: bool) -> int:
@@ -113,7 +148,7 @@ def pack(
     layout: PromptLayout,
     classes: Tensor,
     shared: int,
-    own: list[tuple[list[int], bool]],
+    own: Own,
 ) -> PackedPrompts:
     """Pack some classes.
 

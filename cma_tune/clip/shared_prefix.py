@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cma_tune.clip.packing import Bucket, PackedPrompts
+from cma_tune.clip.packing import Bucket, PackedPrompts, PartedPrompts
 from cma_tune.clip.text_parts import TextBlock, join_heads, split_heads
 from cma_tune.clip.text_tower import NativeTextTower, TextTower
 
@@ -32,8 +32,8 @@ def encode_packed(
     tower: NativeTextTower,
     packed: PackedPrompts,
     contexts: Tensor,
-    per_class: bool = False,
     deep: Sequence[Tensor | None] = (),
+    parted: PartedPrompts | None = None,
 ) -> Tensor:
     """Text features of packed prompts under several contexts.
 
@@ -41,19 +41,22 @@ def encode_packed(
         tower: one that `can_share`.
         packed: the prompts of C classes.
         contexts: ``[G, M, W]``, or per class ``[G, C, M, W]``.
-        per_class: which of the two.
-        deep: contexts of the same shape that replace the hidden states before the second block, the third
-            and so on; None leaves them.
+        deep: contexts that replace the hidden states before the second block, the third and so on; None
+            leaves them.
+        parted: these prompts from the first block on before which `deep` has contexts per class, if
+            `contexts` are not.
 
     Returns:
         ``[G, C, D]`` in the order they were packed in, not normalised.
     """
     parts = tower.parts
-    x = packed.embed(contexts, per_class)  # [G, N, W]
+    x = packed.embed(contexts)  # [G, N, W]
     for number, block in enumerate(parts.blocks):
         values = deep[number - 1] if 0 < number <= len(deep) else None
         if values is not None:
-            x = packed.replace(x, values, per_class)
+            if parted is not None and values.dim() == 4:
+                x, packed, parted = x.index_select(1, parted.places), parted.packed, None
+            x = packed.replace(x, values)
         last = number == len(parts.blocks) - 1
         x = _last_block(block, x, packed) if last else _block(block, x, packed)
     return parts.project(parts.final_norm(x))

@@ -92,13 +92,10 @@ class ContextLearner(Learner):
         context: the learned vectors, ``[M, W]`` or per class ``[C, M, W]``.
         options: with the number of tokens there really are.
         prompts: the classes' prompts, which encode contexts.
-        class_aware: the tokens at the context's places differ between classes, whatever is learned.
 
     Raises:
         UserError: a prompt is too long for the text tower, naming the class; or `context` does not fit.
     """
-
-    class_aware = False
 
     def __init__(
         self,
@@ -118,7 +115,7 @@ class ContextLearner(Learner):
         self.options = options = replace(options, tokens=context.shape[-2])
         _, fixed = _word_ids(backbone, options)
         layout = place_context(backbone.tokenizer, class_names, options.tokens, options.position, fixed)
-        self.prompts = ContextPrompts(backbone, layout, options.per_class or self.class_aware)
+        self.prompts = ContextPrompts(backbone, layout, options.per_class)
 
     def _check_shared(self) -> None:
         if self.options.per_class:

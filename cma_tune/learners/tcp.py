@@ -27,8 +27,8 @@ class Tcp(ContextLearner):
     Linear(D→D/4), x·σ(1.702x), Linear(D/4→M·W). The loss adds w·(1 − mean cos(t_c, t̂_c)), as in the authors'
     code: half of KgCoOp's squared distance. With the CMA loss it is (1−λ)·(CE + w·…) + λ·CMA.
 
-    From block `layer` on the classes' prompts have nothing but their start in common, so the whole context
-    runs for every class.
+    Below block `layer` the context runs once for all classes; from there on their prompts have nothing but
+    their start in common.
 
     Args:
         backbone, class_names, options, seed, context: see `ContextLearner`.
@@ -43,7 +43,6 @@ class Tcp(ContextLearner):
     """
 
     name = "tcp"
-    class_aware = True
     embeddings: Tensor
 
     def __init__(
@@ -78,9 +77,8 @@ class Tcp(ContextLearner):
 
     def text_features(self, image_features: Tensor | None = None) -> Tensor:
         """Class embeddings ``[C, D]``."""
-        contexts = self.context.expand(len(self.class_names), -1, -1)
         deep = [*[None] * (self.layer - 1), self.class_tokens()[None]]
-        return self.prompts.encode(contexts[None], deep, same_on_every_process=True)[0]
+        return self.prompts.encode(self.context[None], deep, same_on_every_process=True)[0]
 
     def regulariser(self, output: PromptOutput) -> Tensor:
         """w·(1 − the mean cosine of learned and hand-written prompts)."""
