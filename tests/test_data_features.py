@@ -148,6 +148,24 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         assert fill(tmp_path / "store", images, items, space) == []
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_file_says_how_far_a_long_encoding_is(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "ROWS", 48)
+    monkeypatch.setattr(features_module, "MOMENT", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    images, items = folder_of(tmp_path / "images", 100)
+    lines: list[str] = []
+    about = {"images": "test images"}
+    store = FeatureStore(tmp_path / "store")
+    store.features(SPACE, images, items, Encoder(images), batch_size=5, about=about, say=lines.append)
+    assert lines[-1].startswith("encoded 100 test images in ")
+    assert len(lines) == (1 if terminal else 4)
+    for line, done in zip(lines[:-1], (5, 50, 95), strict=False):
+        assert line.startswith(f"{done} of 100 test images, ") and line.endswith(" left")
+
+
 def test_a_long_list_is_stored_in_shards_of_whole_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ share them. Any number of processes may read and write at once, and be killed at
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ ROWS = 4096
 
 SECONDS = 60.0
 """How long a shard takes to encode, roughly, at most: what a kill may lose."""
+
+MOMENT = 20.0
+"""Seconds of encoding that nothing needs to be said in."""
 
 HANDFUL = 16
 """Images whose encoding is not worth a line."""
@@ -174,6 +178,11 @@ class FeatureStore:
                 if writer:
                     self._store(folder, space, digests[part], features, about)
                 done = part.stop
+                seconds = time.perf_counter() - started
+                # Where there is a terminal, the bar says it.
+                if say is not None and seconds > MOMENT and done < len(items) and not sys.stderr.isatty():
+                    left = tqdm.format_interval(seconds / done * (len(items) - done))
+                    say(f"{done:,} of {len(items):,} {what}, {done / seconds:.1f} images/s, {left} left")
         self.encoded += done
         seconds = time.perf_counter() - started
         if say is not None and done > HANDFUL:
