@@ -27,10 +27,8 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs a script in this process, as quickly as can be; what it printed, and the JSON it left."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setitem(MAKERS, "coop", MAKERS["coop"])  # one script puts another in its place
-    (tmp_path / "names").mkdir()
-    (tmp_path / "names/ten.txt").write_text("\n".join(f"{letter} thing" for letter in "abcdefghij"))
     threads = torch.get_num_threads()
-    common = ["--threads=1", "--repeats=1", "--least=0", f"--names={tmp_path / 'names'}"]
+    common = ["--threads=1", "--repeats=1", "--least=0"]
 
     running: list[str] = []
 

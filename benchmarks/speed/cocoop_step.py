@@ -1,6 +1,6 @@
 """CoCoOp's step, forward and backward: the plain path against the packed one.
 
-python benchmarks/speed/cocoop_step.py --names FOLDER
+python benchmarks/speed/cocoop_step.py
 
 Batch 1, 4 context tokens and 100 classes are the reference's setting for Caltech101.
 """
@@ -15,12 +15,12 @@ from speed_tools import (
     PRECISIONS,
     PlainPrompts,
     arguments,
-    class_names,
     in_turns,
     leave,
     memory,
     print_memory,
     random_backbone,
+    real_names,
 )
 from torch.nn.functional import cross_entropy, normalize
 
@@ -31,7 +31,7 @@ from cma_tune.learners.coop import ContextOptions
 def make(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], object]]:
     """Forward and backward of both sides."""
     backbone = random_backbone(options.model, options.device)
-    names = class_names(options.classes, options.names, backbone)
+    names = real_names(options.classes)
     learner = CoCoOp(backbone, names, ContextOptions(4))
     plain = PlainPrompts(CoOp(backbone, names, ContextOptions(4)))
     autocast = PRECISIONS[options.precision]

@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
-    options.names = True  # the dataset's own
     torch.set_num_threads(options.threads)
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -27,6 +27,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from cma_tune.clip.backbone import Backbone
+from cma_tune.data.class_names import class_names
 from cma_tune.learners import CoOp
 
 RESULTS = "benchmarks/results/speed"
@@ -39,8 +40,8 @@ TINY_MODEL = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 
-MADE_LENGTHS = [1] * 61 + [2] * 31 + [3] * 8
-"""Words of made-up class names, as many of each as Caltech101's names have tokens."""
+REAL_NAMES = {10: "eurosat", 100: "caltech101", 397: "sun397", 1000: "imagenet"}
+"""Datasets whose class names stand for so many classes."""
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -52,9 +53,6 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="of each side; the fastest counts")
     parser.add_argument("--least", type=float, default=0.5, help="seconds that a measurement takes")
     parser.add_argument("--model", default="ViT-B-16", help=f"an open_clip model; {TINY} to try a script out")
-    parser.add_argument(
-        "--names", type=Path, help="folder with NAME.txt files, one class name a line; else made-up names"
-    )
     parser.add_argument("--memory-of", metavar="SIDE", help="print the peak memory of one side's step alone")
     parser.add_argument("--output", type=Path, help=f"folder for the figures as JSON, such as {RESULTS}")
     return parser
@@ -74,26 +72,15 @@ def random_backbone(name: str, device: str = "cpu") -> Backbone:
     return Backbone(model, open_clip.get_tokenizer(name), transform, name)
 
 
-def class_names(classes: int, folder: Path | None, backbone: Backbone) -> list[str]:
-    """So many class names: of a list in `folder` that has this many, or made of the tokenizer's words."""
-    for file in sorted(folder.glob("*.txt")) if folder is not None else []:
-        names = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if len(names) == classes:
-            return names
-    words = [text for text in map(_word, range(1000, 20000), [backbone] * 19000) if text]
-    generator = torch.Generator().manual_seed(0)
-    names = []
-    for number in range(classes):
-        length = MADE_LENGTHS[number % len(MADE_LENGTHS)]
-        chosen = torch.randint(len(words), (length,), generator=generator)
-        names.append(" ".join(words[int(i)] for i in chosen))
-    return names
+def real_names(classes: int) -> list[str]:
+    """So many class names of a dataset.
 
-
-def _word(token: int, backbone: Backbone) -> str:
-    """The token's text if it is a whole word that reads back as this one token."""
-    text = backbone.tokenizer.decode([token])
-    return text if re.fullmatch("[a-z]{3,}", text) and backbone.tokenizer.words(text) == [token] else ""
+    Raises:
+        SystemExit: there is none with this many.
+    """
+    if classes not in REAL_NAMES:
+        raise SystemExit(f"Expected {', '.join(map(str, REAL_NAMES))} classes, got {classes}.")
+    return class_names(REAL_NAMES[classes])
 
 
 class PlainPrompts(nn.Module):
@@ -231,12 +218,11 @@ def memory(options: argparse.Namespace, side: str, *settings: str) -> float:
     """Peak memory (GB) of one side's step above the loaded model, in a process of its own.
 
     Args:
-        options: of `arguments`; those of the machine, the model and the names are handed on.
+        options: of `arguments`; those of the machine are handed on.
         side: for ``--memory-of``.
         settings: more of the script's own arguments.
     """
     common = ["--device", options.device, "--threads", str(options.threads), "--precision", options.precision]
-    common += ["--names", str(options.names)] if options.names else []
     found = in_a_process_of_its_own(*common, *settings, "--memory-of", side)
     return float(found["bytes"]) / 1e9
 
@@ -296,7 +282,6 @@ def leave(name: str, options: argparse.Namespace, rows: Sequence[dict[str, objec
         "date": datetime.now(timezone.utc).date().isoformat(),
         "repeats": options.repeats,
         "precision": options.precision,
-        "names": "real" if options.names else "made up",
         "rows": list(rows),
     }
     suffix = "" if options.device == "cpu" else f"_{options.device}_{options.precision}"

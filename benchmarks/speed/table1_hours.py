@@ -1,7 +1,7 @@
 """Hours of the whole of the paper's Table 1, estimated from measured parts: plain, live and stored.
 
-python benchmarks/speed/text_step.py --names FOLDER --output PLACE
-python benchmarks/speed/training_step.py --names FOLDER --output PLACE
+python benchmarks/speed/text_step.py --output PLACE
+python benchmarks/speed/training_step.py --output PLACE
 python benchmarks/speed/table1_hours.py PLACE
 
 11 datasets: few-shot at 5 numbers of shots, 3 seeds and 2 methods, and base-to-novel at 16 shots, 11 λ and

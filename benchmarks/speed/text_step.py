@@ -1,6 +1,6 @@
 """CoOp's text step, forward and backward: the plain path against the packed one, time and memory.
 
-python benchmarks/speed/text_step.py --names FOLDER
+python benchmarks/speed/text_step.py
 
 The plain path is the reference's: all 77 tokens of every class. Above 400 classes it runs in chunks of 100,
 recomputed in the backward pass, as it must in order to fit this machine.
@@ -16,13 +16,13 @@ from speed_tools import (
     PRECISIONS,
     PlainPrompts,
     arguments,
-    class_names,
     in_chunks,
     in_turns,
     leave,
     memory,
     print_memory,
     random_backbone,
+    real_names,
 )
 
 from cma_tune.clip.backbone import TextOptions
@@ -39,7 +39,7 @@ def make(
     """Forward and backward of both sides, checked to give the same gradient where that is cheap."""
     backbone = random_backbone(options.model, options.device)
     backbone.text_options = TextOptions(chunk=chunk)
-    learner = CoOp(backbone, class_names(classes, options.names, backbone), ContextOptions(tokens))
+    learner = CoOp(backbone, real_names(classes), ContextOptions(tokens))
     plain = PlainPrompts(learner)
     cotangent = torch.randn(classes, 512, generator=torch.Generator().manual_seed(0)).to(options.device)
     autocast = PRECISIONS[options.precision]

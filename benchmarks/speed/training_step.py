@@ -1,6 +1,6 @@
 """A whole training step of CoOp+CMA: the plain path with the image encoder in it, against ours.
 
-python benchmarks/speed/training_step.py --names FOLDER
+python benchmarks/speed/training_step.py
 
 Plain is the reference's step: a batch of 32 images through the image tower, all 77 tokens of 100 classes
 through the text tower, the CMA loss class by class. Ours is live (image tower, packed text, batched loss) or
@@ -20,12 +20,12 @@ from speed_tools import (
     PRECISIONS,
     PlainPrompts,
     arguments,
-    class_names,
     in_turns,
     leave,
     memory,
     print_memory,
     random_backbone,
+    real_names,
 )
 from torch.nn.functional import cross_entropy
 
@@ -55,7 +55,7 @@ def make(options: argparse.Namespace, name: str) -> dict[str, Callable[[], objec
     """The steps of all sides over one backbone, and the loss alone."""
     device, classes = str(options.device), int(options.classes)
     backbone = random_backbone(name, device)
-    names = class_names(classes, options.names, backbone)
+    names = real_names(classes)
     learner = CoOp(backbone, names, ContextOptions(16))
     plain = PlainPrompts(learner)
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.002, momentum=0.9)
