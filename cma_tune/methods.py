@@ -68,24 +68,25 @@ def make_learner(config: FewShotConfig, given: Given) -> Learner:
     return MAKERS[config.learner](config, given)
 
 
-def _context(config: FewShotConfig) -> ContextOptions:
+def context_options(config: FewShotConfig) -> ContextOptions:
+    """The form of a config's context."""
     context = config.context
     return ContextOptions(context.tokens, context.position, context.per_class, context.words)
 
 
 def _coop(config: FewShotConfig, given: Given) -> Learner:
-    return CoOp(given.backbone, given.class_names, _context(config), given.seed)
+    return CoOp(given.backbone, given.class_names, context_options(config), given.seed)
 
 
 def _cocoop(config: FewShotConfig, given: Given) -> Learner:
-    return CoCoOp(given.backbone, given.class_names, _context(config), given.seed)
+    return CoCoOp(given.backbone, given.class_names, context_options(config), given.seed)
 
 
 def _kgcoop(config: FewShotConfig, given: Given) -> Learner:
     return KgCoOp(
         given.backbone,
         given.class_names,
-        _context(config),
+        context_options(config),
         given.seed,
         weight=config.kgcoop.weight,
         anchors=given.hand_prompts,
@@ -96,7 +97,7 @@ def _prograd(config: FewShotConfig, given: Given) -> Learner:
     return ProGrad(
         given.backbone,
         given.class_names,
-        _context(config),
+        context_options(config),
         given.seed,
         weight=config.prograd.weight,
         temperature=config.prograd.temperature,
@@ -109,7 +110,7 @@ def _tcp(config: FewShotConfig, given: Given) -> Learner:
         given.backbone,
         given.class_names,
         given.templates,
-        _context(config),
+        context_options(config),
         given.seed,
         layer=config.tcp.layer,
         weight=config.tcp.weight,

@@ -98,9 +98,7 @@ def _both(rows: Sequence[Row], metric: str) -> str:
     before = f"{average(rows, run_with(0), metric):.2f}"
     if not chosen:
         return before
-    seeds = sorted(plain.keys() & chosen.keys())
-    test = paired_t_test([plain[seed] for seed in seeds], [chosen[seed] for seed in seeds])
-    p = p_text(test) if test else "–"
+    *_, p = _against(plain, chosen, rows)
     return f"{before} → {average(rows, chosen_ones, metric):.2f}" + (f" (p {p})" if p != "–" else "")
 
 
@@ -123,6 +121,7 @@ def comparison(cells: Mapping[Cell, list[Row]], protocol: str, shots: int, metri
 
 
 def _against(plain: Mapping[int, float], chosen: Mapping[int, float], rows: Sequence[Row]) -> list[str]:
+    """The chosen λ by seed, what they add to λ = 0, and p."""
     seeds = sorted(plain.keys() & chosen.keys())
     before, after = [plain[seed] for seed in seeds], [chosen[seed] for seed in seeds]
     test = paired_t_test(before, after)

@@ -22,8 +22,7 @@ from torch import Tensor
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, LossConfig, OptimConfig, Precision
 from cma_tune.learners import CoOp
-from cma_tune.learners.coop import ContextOptions
-from cma_tune.methods import MAKERS, Given
+from cma_tune.methods import MAKERS, Given, context_options
 from cma_tune.protocols.few_shot import few_shot
 
 MIXED: dict[str, Precision] = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -45,9 +44,7 @@ class PlainCoOp(CoOp):
 
 def plain_maker(config: FewShotConfig, given: Given) -> PlainCoOp:
     """In place of the package's own CoOp."""
-    context = config.context
-    options = ContextOptions(context.tokens, context.position, context.per_class, context.words)
-    return PlainCoOp(given.backbone, given.class_names, options, given.seed)
+    return PlainCoOp(given.backbone, given.class_names, context_options(config), given.seed)
 
 
 def main() -> None:

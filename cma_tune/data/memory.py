@@ -90,10 +90,12 @@ class RememberedImages:
 
         Processes that are forked later share them; each would decode its own otherwise, anew in every epoch.
         """
+        if not self.budget:
+            return
         todo = [key for key in dict.fromkeys(keys) if key not in self._decoded]
         with ThreadPoolExecutor(max(1, threads)) as pool:
             # In turns, so that decoding ends soon after the budget does.
-            for start in range(0, len(todo) if self.budget else 0, TURN):
+            for start in range(0, len(todo), TURN):
                 if not all(pool.map(self._fits, todo[start : start + TURN])):
                     return
 
