@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from families import CLASS_NAMES, tiny_backbone
+from families import CLASS_NAMES, WIDTH, tiny_backbone
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from cma_tune.clip import context_prompts
-from cma_tune.clip.backbone import TextOptions
+from cma_tune.clip.backbone import Backbone, TextOptions
+from cma_tune.clip.prompts import place_context
 from cma_tune.learners import CoOp
 from cma_tune.learners.coop import ContextOptions
 
@@ -23,13 +25,33 @@ CASES: dict[str, tuple[str, ContextOptions, int]] = {
     "per class": ("clip-vit", ContextOptions(3, "middle", per_class=True), 0),
     "in chunks": ("coca", ContextOptions(2, "front"), 1),
     "plain tower": ("siglip", ContextOptions(2), 2),
+    "transformers": ("transformers-clip", ContextOptions(2), 0),
+    "deep": ("clip-vit", ContextOptions(2), 0),
+    "deep, per class, in chunks": ("transformers-clip", ContextOptions(2, "middle", per_class=True), 2),
 }
+
+
+class Deep(nn.Module):
+    """Contexts among the embeddings and, others, before the second block."""
+
+    def __init__(self, backbone: Backbone, names: Sequence[str], options: ContextOptions) -> None:
+        super().__init__()
+        layout = place_context(backbone.tokenizer, names, options.tokens, options.position)
+        self.prompts = context_prompts.ContextPrompts(backbone, layout, options.per_class)
+        classes = (len(names),) if options.per_class else ()
+        shape = (2, 1, *classes, options.tokens, WIDTH)
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        self.context = nn.Parameter(values)
+
+    def text_features(self) -> Tensor:
+        """Features ``[C, D]``."""
+        return self.prompts.encode(self.context[0], [self.context[1]], same_on_every_process=True)[0]
 
 
 class Loss(nn.Module):
     """A loss of this process's rows whose mean over the processes is that of all rows."""
 
-    def __init__(self, learner: CoOp) -> None:
+    def __init__(self, learner: CoOp | Deep) -> None:
         super().__init__()
         self.learner = learner
 
@@ -38,10 +60,12 @@ class Loss(nn.Module):
         return logits.logsumexp(dim=1).sum() * processes
 
 
-def learner(case: str, names: tuple[str, ...] = CLASS_NAMES, split: bool = False) -> CoOp:
+def learner(case: str, names: tuple[str, ...] = CLASS_NAMES, split: bool = False) -> CoOp | Deep:
     family, options, chunk = CASES[case]
     backbone = tiny_backbone(family)
     backbone.text_options = TextOptions(chunk=chunk, split_over_processes=split)
+    if case.startswith("deep"):
+        return Deep(backbone, names, options)
     made = CoOp(backbone, names, options, seed=4).double()
     with torch.no_grad():
         made.context.mul_(20)

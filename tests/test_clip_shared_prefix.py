@@ -150,14 +150,16 @@ def by_hand_in_transformers(
     return nn.functional.normalize(torch.stack(features), dim=-1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    family=st.sampled_from(["clip-vit", "clip-eos", "coca", "coca-correct-mask", "transformers-clip"]),
+    family=st.sampled_from(sorted(PACKED)),
     names=NAMES,
     tokens=st.integers(1, 3),
     position=st.sampled_from(["end", "middle", "front"]),
     # Whether contexts are per class: the first, and that before the second block, if there is one.
-    per_class=st.sampled_from([(False,), (True,), (False, False), (True, True), (False, True)]),
+    per_class=st.sampled_from(
+        [(False,), (True,), (False, False), (True, True), (False, True), (True, False)]
+    ),
     options=st.sampled_from([TextOptions(), TextOptions(chunk=2), TextOptions(share_prefix=False, chunk=3)]),
     seed=st.integers(0, 2**16),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import own_text_features, reference_embeddings, tiny_backbone
+from families import FAMILIES, own_text_features, reference_embeddings, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -37,14 +37,9 @@ def full_length_text_features(backbone: Backbone, learner: ContextLearner, conte
     return nn.functional.normalize(torch.stack(features), dim=-1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    family=st.sampled_from(
-        [
-            *("clip-vit", "clip-eos", "coca", "coca-correct-mask", "siglip", "hf-roberta-mean"),
-            *("transformers-clip", "transformers-metaclip2", "transformers-siglip"),
-        ]
-    ),
+    family=st.sampled_from(sorted(FAMILIES)),
     names=NAMES,
     tokens=st.integers(1, 4),
     position=st.sampled_from(["end", "middle", "front"]),
