@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
-from cma_tune.errors import UserError, nearest
+from cma_tune.errors import UserError, nearest, typed
 
 SPELLINGS = {
     "shot": "shots",
@@ -175,14 +175,14 @@ def one_sentence(message: str, config: type, command: str, positional: str | Non
     """
 
     def called(name: str) -> str:
-        return name.upper() if name in (positional or "").split() else f"--{name}"
+        return name.upper() if name in (positional or "").split() else f"--{typed(name)}"
 
     known = [name for name, _ in options(config)]
     see = f"see 'cma-tune {command} --help'."
     unknown = re.search(r"[Uu]nrecognized arguments: (?:--)?([^\s=]+)", message)
     if unknown:
         name = unknown.group(1)
-        return f"Expected options of '{command}', got --{name}{nearest(name, known)}; {see}"
+        return f"Expected options of '{command}', got --{typed(name)}{nearest(name, known)}; {see}"
     key = re.search(r"[Oo]ption ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
     if key:
         name = key.group(1)

@@ -15,13 +15,18 @@ from cma_tune.value_checks import (
     check_axis,
     check_output,
     check_seeds,
+    check_writable,
     from_0_to_1,
     not_negative,
 )
 
 
-def check(config: ZeroShotConfig) -> None:
+def check(config: ZeroShotConfig, writes_output: bool = True) -> None:
     """Check all values before anything is loaded.
+
+    Args:
+        config: of the command.
+        writes_output: its output folder is written to.
 
     Raises:
         UserError: naming the flag, what is expected and what came.
@@ -29,6 +34,8 @@ def check(config: ZeroShotConfig) -> None:
     at_least("workers", config.workers, 0)
     at_least("eval_batch_size", config.eval_batch_size, 1)
     check_output(config.output)
+    if writes_output:
+        check_writable(config.output)
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)
@@ -53,7 +60,7 @@ def check_transfer(config: FewShotConfig, what: str) -> None:
     if "context" in BLOCKS[config.learner] and config.context.per_class:
         raise UserError(
             f"Expected a shared context for {what}, got class-specific ones, "
-            "which other classes can't take; set --context.per_class false."
+            "which other classes can't take; set --context.per-class false."
         )
 
 
@@ -92,14 +99,14 @@ def _check_training(config: FewShotConfig) -> None:
     at_least("views", config.views, 0)
     if config.views and config.train_features == "live":
         raise UserError(
-            f"Expected --views with --train_features stored, got {config.views} views of live features; "
+            f"Expected --views with --train-features stored, got {config.views} views of live features; "
             "live features are encoded anew in every epoch."
         )
     at_least("text_chunk", config.text_chunk, 0)
     if not 0 < config.text_memory < math.inf:
-        raise UserError(f"Expected a finite --text_memory above 0, in GiB, got {config.text_memory}.")
+        raise UserError(f"Expected a finite --text-memory above 0, in GiB, got {config.text_memory}.")
     if not 0 <= config.image_memory < math.inf:
-        raise UserError(f"Expected a finite --image_memory of at least 0 GiB, got {config.image_memory}.")
+        raise UserError(f"Expected a finite --image-memory of at least 0 GiB, got {config.image_memory}.")
     at_least("checkpoint_every", config.checkpoint_every, 0)
     optim = config.optim
     for name in ("batch_size", "epochs", "steps_per_shot"):
@@ -112,7 +119,7 @@ def _check_training(config: FewShotConfig) -> None:
             not_negative(f"optim.{name}", getattr(optim, name))
     if not 0 < config.augment.scale_min <= 1:
         raise UserError(
-            f"Expected --augment.scale_min above 0 and at most 1, got {config.augment.scale_min}."
+            f"Expected --augment.scale-min above 0 and at most 1, got {config.augment.scale_min}."
         )
     from_0_to_1("augment.flip", config.augment.flip)
 
@@ -125,7 +132,7 @@ def _check_method(config: FewShotConfig) -> None:
         )
     if config.learner == "cocoop" and config.context.per_class:
         raise UserError(
-            "Expected a shared context for cocoop, got class-specific ones; set --context.per_class false."
+            "Expected a shared context for cocoop, got class-specific ones; set --context.per-class false."
         )
     if config.learner in UNTRAINED and config.weights != [0]:
         raise UserError(
@@ -135,7 +142,7 @@ def _check_method(config: FewShotConfig) -> None:
     if config.learner == "lp_plus_plus" and config.optim.batch_size not in (None, FULL_BATCH):
         raise UserError(
             f"Expected all images in a batch of lp_plus_plus, whose steps follow from all of them, got "
-            f"--optim.batch_size {config.optim.batch_size}; leave it out."
+            f"--optim.batch-size {config.optim.batch_size}; leave it out."
         )
     not_negative("kgcoop.weight", config.kgcoop.weight)
     not_negative("prograd.weight", config.prograd.weight)

@@ -14,7 +14,7 @@ from cma_tune.commands import COMMANDS
 from cma_tune.companion_options import SupervisedConfig
 from cma_tune.companion_run import method_name, unread_entries
 from cma_tune.config import FewShotConfig
-from cma_tune.errors import UserError, nearest
+from cma_tune.errors import UserError, nearest, typed
 from cma_tune.messages import plain_messages
 from cma_tune.method_facts import unread_options
 
@@ -85,7 +85,7 @@ def _warn_of_unread(config: object) -> None:
     else:
         return
     if unread:
-        log.warning("nothing of %s is changed by %s", what, ", ".join(f"--{name}" for name in unread))
+        log.warning("nothing of %s is changed by %s", what, ", ".join(f"--{typed(name)}" for name in unread))
 
 
 def _without_catalog(arguments: list[str]) -> list[str]:

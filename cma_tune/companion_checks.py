@@ -10,6 +10,7 @@ from cma_tune.value_checks import (
     check_axis,
     check_output,
     check_seeds,
+    check_writable,
     from_0_to_1,
     not_negative,
 )
@@ -22,6 +23,7 @@ def check_companion(config: SupervisedConfig) -> None:
         UserError: naming the flag, what is expected and what came.
     """
     check_output(config.output)
+    check_writable(config.output)
     check_axis("labels", config.labels)
     check_seeds(config.seeds)
     for labels in config.labels:
@@ -87,6 +89,6 @@ def _check_lab(config: LabConfig) -> None:
             f"Expected --grokking.width as a multiple of the {grokking.heads} heads, got {grokking.width}."
         )
     if not 0 < grokking.train_share < 1:
-        raise UserError(f"Expected --grokking.train_share between 0 and 1, got {grokking.train_share}.")
+        raise UserError(f"Expected --grokking.train-share between 0 and 1, got {grokking.train_share}.")
     above_zero("grokking.lr", grokking.lr)
     not_negative("grokking.weight_decay", grokking.weight_decay)

@@ -87,7 +87,8 @@ class ZeroShotConfig:
         workers: processes that decode images.
         mixed_precision: by default accelerate's setting.
         eval_batch_size: images per step in evaluation and encoding.
-        compile: run image tower and packed text tower under torch.compile.
+        compile: image tower and packed text tower under torch.compile; compiling takes minutes at first,
+            which only long runs make up for.
     """
 
     dataset: str = "digits"

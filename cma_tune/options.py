@@ -27,6 +27,7 @@ class FeaturesConfig:
         workers: processes that decode images.
         mixed_precision: by default accelerate's setting.
         eval_batch_size: images per step of encoding.
+        compile: the image tower under torch.compile; compiling takes a minute or more at first.
         parts: what to build, out of train, val and test.
         views: crops per training image, as in few-shot; 0 is the test transform.
         seeds: of the crops.
@@ -47,6 +48,7 @@ class FeaturesConfig:
     workers: int = 0
     mixed_precision: Optional[Precision] = None  # noqa: UP045
     eval_batch_size: int = 100
+    compile: bool = False
     parts: list[str] = field(default_factory=lambda: ["train", "val", "test"])
     views: int = 0
     seeds: list[int] = field(default_factory=lambda: [1])

@@ -16,6 +16,7 @@ from cma_tune.learners.saving import check_context, from_pretrained, nearest_wor
 from cma_tune.serving.formats import Format, Labels, lines
 from cma_tune.serving.image_files import check_exist, image_files, pixel_batches
 from cma_tune.serving.predictors import Predictor, check_found, find, load
+from cma_tune.value_checks import at_least
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,7 @@ def predict(
         UserError: see `class_probabilities`; or the file of class names is missing or empty.
     """
     for flag, value, least in (("top", top, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value < least:
-            raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
+        at_least(flag, value, least)
     found = find(prompt)  # a wrong folder is told before a wrong file of names
     class_names = read_class_names(Path(classes)) if classes else None
     check_found(found, class_names)

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cma_tune.errors import UserError
+from cma_tune.errors import UserError, typed
 
 
 def check_output(output: str) -> None:
     """A folder, or nothing yet."""
     if Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"Expected a folder for --output, got the file {output}.")
+
+
+def check_writable(output: str) -> None:
+    """A folder in which something can be written, or a place where such a folder can be made."""
+    place = Path(output).absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        # Permissions don't tell of read-only and special file systems.
+        with tempfile.TemporaryDirectory(dir=place, prefix=".cma-tune-"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Expected a folder for --output that can be written, got {output} ({error.strerror or error}); "
+            "choose another."
+        ) from None
 
 
 def check_axis(name: str, values: Sequence[object]) -> None:
@@ -34,22 +51,22 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def above_zero(flag: str, value: float) -> None:
     """Finite and above 0."""
     if not 0 < value < math.inf:
-        raise UserError(f"Expected a finite --{flag} above 0, got {value}.")
+        raise UserError(f"Expected a finite --{typed(flag)} above 0, got {value}.")
 
 
 def not_negative(flag: str, value: float) -> None:
     """Finite and at least 0."""
     if not 0 <= value < math.inf:
-        raise UserError(f"Expected a finite --{flag} of at least 0, got {value}.")
+        raise UserError(f"Expected a finite --{typed(flag)} of at least 0, got {value}.")
 
 
 def from_0_to_1(flag: str, value: float) -> None:
     """Both ends included."""
     if not 0 <= value <= 1:
-        raise UserError(f"Expected --{flag} between 0 and 1, got {value}.")
+        raise UserError(f"Expected --{typed(flag)} between 0 and 1, got {value}.")
 
 
 def at_least(flag: str, value: int, least: int) -> None:
     """`least` included."""
     if value < least:
-        raise UserError(f"Expected --{flag} of at least {least}, got {value}.")
+        raise UserError(f"Expected --{typed(flag)} of at least {least}, got {value}.")

@@ -19,6 +19,7 @@ from cma_tune.data.miniature import write_miniature
 from cma_tune.methods import MAKERS
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
+ABOUT = {"machine": {"device": "this"}, "revision": "abc"}
 STEP = ("--model=tiny", "--classes=10")
 
 
@@ -28,12 +29,12 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setitem(MAKERS, "coop", MAKERS["coop"])  # one script puts another in its place
     threads = torch.get_num_threads()
-    common = ["--threads=1", "--repeats=1", "--least=0"]
 
     running: list[str] = []
 
     def once(name: str, *arguments: str) -> str:
         running.append(name)
+        common = ["--threads=1"] if name == "few_shot_run" else ["--threads=1", "--repeats=1", "--least=0"]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *common, *arguments])
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -90,11 +91,44 @@ def test_a_whole_run(script: Any, tmp_path: Path) -> None:
     plain, live, *_ = left["rows"]
     assert plain["accuracy"] == live["accuracy"]  # the same protocol over the same crops
     assert plain["plain text steps"] > 0 == live["plain text steps"]
+    assert all(row["peak GB"] > 0 and row["training s"] < row["whole run s"] for row in left["rows"])
+    assert (plain["whole run, times faster"], left["repeats"]) == (1, 1)
+
+
+def test_classes_split_over_processes(script: Any) -> None:
+    _, left = script("processes", "--model=tiny", "--classes=10", "--repeats=1")
+    (row,) = left["rows"]
+    assert (row["processes"], left["machine"]["threads"]) == (2, 1)
+    assert row["times faster"] == row["one process s"] / row["all processes s"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        (["text_step", "--memory-of=foo"], "invalid choice: 'foo'"),
+        (["text_step", "--classes=ten"], "expected whole numbers with commas between them, got ten"),
+        (["text_step", "--model=nope"], "expected a model of open_clip for --model, got nope"),
+        (["cma_loss", "--precision=bf16"], "unrecognized arguments: --precision=bf16"),
+        (["processes", "--device=cuda"], "expected --device cpu"),
+        (["few_shot_run", "--data-root=nowhere", "--backbone=embedded"], "nowhere"),
+    ],
+)
+def test_mistakes(script: Any, typed: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script(*typed)
+    assert part in f"{capsys.readouterr().err}{stop.value.code}"
+
+
+def test_figures_of_another_precision_are_another_file(script: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"text_step\.json"):
+        script("text_step", *STEP, "--tokens=4", "--precision=bf16")
+    left = json.loads((tmp_path / "json/text_step_cpu_bf16.json").read_text())
+    assert left["precision"] == "bf16"
 
 
 def figures(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    (folder / f"{name}.json").write_text(json.dumps({**ABOUT, "rows": rows}))
 
 
 def test_the_hours_of_the_whole_table(
@@ -107,7 +141,7 @@ def test_the_hours_of_the_whole_table(
     ]
     step = {"backbone": "tower", "plain s": 0.1 + 0.32, "live s": 0.01 + 0.32, "stored s": 0.01}
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(sys, "argv", ["table1_hours.py", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["table1_hours.py", str(tmp_path), f"--output={tmp_path / 'to'}"])
     with pytest.raises(SystemExit, match="got no such file; run it first"):
         runpy.run_path(str(FOLDER / "table1_hours.py"), run_name="__main__")
     figures(tmp_path, "text_step", text)
@@ -126,11 +160,20 @@ def test_the_hours_of_the_whole_table(
                 expected["live"] += runs * (batches * (1e-4 * classes + 0.32) + 0.01 * entry.sizes[2])
                 expected["stored"] += runs * batches * 1e-4 * classes
         expected["stored"] += 0.01 * (entry.sizes[2] + 3 * 10 * 31 * entry.classes)
+    left = json.loads((tmp_path / "to/table1_hours.json").read_text())
+    assert [row["side"] for row in left["rows"]] == list(expected) and left["measured"]["text_step"] == ABOUT
     found = {line.split(" | ")[1]: line.split(" | ")[-1].strip(" |") for line in printed}
     assert found == {side: f"{seconds / 3600:.3g}" for side, seconds in expected.items()}
 
 
 def test_there_is_no_other_script() -> None:
     names = {"text_step", "cocoop_step", "training_step", "cma_loss", "few_shot_run", "speed_tools"}
-    names |= {"interplay_losses", "freematch_step", "augmentation", "table1_hours"}
+    names |= {
+        "speed_options",
+        "processes",
+        "interplay_losses",
+        "freematch_step",
+        "augmentation",
+        "table1_hours",
+    }
     assert {path.stem for path in FOLDER.glob("*.py")} == names

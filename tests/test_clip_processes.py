@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,16 @@ def worker(rank: int, folder: str, processes: int) -> None:
     results["few"] = learner("shared", CLASS_NAMES[:1], split=True).text_features().detach()
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def _options_as_before() -> Iterator[None]:
+    """Other tests share these backbones."""
+    backbones = [tiny_backbone(family) for family, _, _ in CASES.values()]
+    before = [backbone.text_options for backbone in backbones]
+    yield
+    for backbone, options in zip(backbones, before, strict=True):
+        backbone.text_options = options
 
 
 @pytest.mark.parametrize("processes", [3])  # not a divisor of five classes

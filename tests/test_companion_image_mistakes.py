@@ -37,7 +37,7 @@ def fails(message: str, config: SupervisedConfig) -> str:
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_nothing_there(tmp_path: Path, name: str) -> None:
     config = SupervisedConfig(dataset=name, data_root=str(tmp_path))
-    assert "--data_root hub:" in fails(f"Expected {name} below .* got neither", config)
+    assert "--data-root hub:" in fails(f"Expected {name} below .* got neither", config)
     (tmp_path / name).mkdir()
     fails("got neither", config)
 
@@ -116,7 +116,7 @@ def test_a_truncated_and_an_empty_published_file(tmp_path: Path) -> None:
 
 
 def test_images_too_small_for_the_networks() -> None:
-    with pytest.raises(UserError, match="Expected --image_size of at least 8, got 7"):
+    with pytest.raises(UserError, match="Expected --image-size of at least 8, got 7"):
         check_companion(SupervisedConfig(image_size=7))
     check_companion(SupervisedConfig(image_size=8))
 

@@ -93,9 +93,9 @@ def test_what_takes_no_part_does_not_make_another_run(
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (SupervisedConfig(max_mi=-1.0), "Expected a finite --max_mi of at least 0, got -1.0."),
-        (SupervisedConfig(min_hd=float("nan")), "Expected a finite --min_hd of at least 0, got nan."),
-        (SupervisedConfig(image_size=4), "Expected --image_size of at least 8, got 4."),
+        (SupervisedConfig(max_mi=-1.0), "Expected a finite --max-mi of at least 0, got -1.0."),
+        (SupervisedConfig(min_hd=float("nan")), "Expected a finite --min-hd of at least 0, got nan."),
+        (SupervisedConfig(image_size=4), "Expected --image-size of at least 8, got 4."),
         (SupervisedConfig(labels=[]), "Expected at least one value for --labels, got none."),
         (SupervisedConfig(seeds=[1, 1]), "Expected every value of --seeds once"),
         (SupervisedConfig(flip=2.0), "Expected --flip between 0 and 1, got 2.0."),

@@ -85,9 +85,9 @@ GOOD = ("images/00.png", "a", "train")
 @pytest.mark.parametrize(
     ("header", "rows", "options", "message"),
     [
-        (["file", "label"], [GOOD], {}, "column 'path' in .*got file, label; .*--source.image_column"),
-        (["path", "class"], [GOOD], {}, "column 'label' in .*got path, class; .*--source.label_column"),
-        (["path", "label"], [], {"split_column": "use"}, "column 'use' in .*--source.split_column"),
+        (["file", "label"], [GOOD], {}, "column 'path' in .*got file, label; .*--source.image-column"),
+        (["path", "class"], [GOOD], {}, "column 'label' in .*got path, class; .*--source.label-column"),
+        (["path", "label"], [], {"split_column": "use"}, "column 'use' in .*--source.split-column"),
         (["path", "label"], [], {"image_column": "jpg"}, "column 'jpg' in .*got path, label"),
         (["path", "label"], [], {}, "images in .*got none"),
         (["path", "label", "split"], [GOOD, ("images/01.png", "", "test")], {}, "column 'label' .*line 3"),

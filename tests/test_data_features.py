@@ -163,7 +163,9 @@ def test_a_log_file_says_how_far_a_long_encoding_is(
     assert lines[-1].startswith("encoded 100 test images in ")
     assert len(lines) == (1 if terminal else 4)
     for line, done in zip(lines[:-1], (5, 50, 95), strict=False):
-        assert line.startswith(f"{done} of 100 test images, ") and line.endswith(" left")
+        assert line.startswith(f"{done} of 100 test images")
+        # The first shard's time is also that of compiling and starting workers.
+        assert line.endswith(" left") == (done > 5)
 
 
 def test_a_long_list_is_stored_in_shards_of_whole_batches(

@@ -136,7 +136,7 @@ def test_every_fault_of_a_csv_is_found(tmp_path: Path) -> None:
     assert found["classes without a test image"] == "1 (first: 'dog')"
     (tmp_path / "all.csv").write_text("file,kind\nx,y\n")
     (columns,) = check_dataset(f"csv:{tmp_path}/all.csv", tmp_path)
-    assert "'path' (--source.image_column" in columns.found and "'label' (--source.l" in columns.found
+    assert "'path' (--source.image-column" in columns.found and "'label' (--source.l" in columns.found
 
 
 def test_paths_that_leave_a_csvs_folder_are_allowed_and_named(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_parts_with_names_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({"train/a": 2, "val/a": 2}, {}, "test part in .* beside train and val.*--source.test_split"),
-        ({"test/a": 2, "val/a": 2}, {}, "train part in .* beside val and test.*--source.train_split"),
+        ({"train/a": 2, "val/a": 2}, {}, "test part in .* beside train and val.*--source.test-split"),
+        ({"test/a": 2, "val/a": 2}, {}, "train part in .* beside val and test.*--source.train-split"),
         ({"test/a": 2}, {}, "train part in .* beside test, got none"),
-        ({"train/a": 2}, {"test_split": "exam"}, "part 'exam' in .* for --source.test_split, got train"),
+        ({"train/a": 2}, {"test_split": "exam"}, "part 'exam' in .* for --source.test-split, got train"),
         (
             {"train/a": 2, "test/a": 1},
             {"val_split": "test"},

@@ -106,10 +106,10 @@ def test_parquet_with_chosen_columns_and_parts(tmp_path: Path) -> None:
     assert [item.label for item in dataset.split.test] == [0, 1] * 5
     assert dataset.images.load(dataset.split.test[3].key).getpixel((0, 0)) == (103, 7, 152)
     with pytest.raises(
-        UserError, match=r"column 'img2' in part 'train' .*got .*fine_label.*source.image_column"
+        UserError, match=r"column 'img2' in part 'train' .*got .*fine_label.*source.image-column"
     ):
         load(tmp_path, SourceOptions(image_column="img2", label_column="fine_label"))
-    with pytest.raises(UserError, match=r"column 'coarse' in part 'train' .*--source.label_column"):
+    with pytest.raises(UserError, match=r"column 'coarse' in part 'train' .*--source.label-column"):
         load(tmp_path, SourceOptions(image_column="img", label_column="coarse"))
     with pytest.raises(UserError, match=r"images in column 'fine_label' of .*got ClassLabel"):
         load(tmp_path, SourceOptions(image_column="fine_label", label_column="label"))
@@ -249,9 +249,9 @@ def test_fingerprints_tell_columns_apart(tmp_path: Path) -> None:
 
 def test_parts_that_are_missing(tmp_path: Path) -> None:
     datasets.DatasetDict({"one": table(["a"]), "two": table(["a"])}).save_to_disk(tmp_path)
-    with pytest.raises(UserError, match=r"parts train and test in .*got one, two; .*--source.train_split"):
+    with pytest.raises(UserError, match=r"parts train and test in .*got one, two; .*--source.train-split"):
         load(tmp_path)
-    with pytest.raises(UserError, match=r"part 'three' in .*--source.test_split, got one, two"):
+    with pytest.raises(UserError, match=r"part 'three' in .*--source.test-split, got one, two"):
         load(tmp_path, SourceOptions(train_split="one", test_split="three"))
     split = load(tmp_path, SourceOptions(train_split="one", test_split="two")).split
     assert [item.key for item in split.test] == ["two/0000000"]

@@ -14,11 +14,15 @@ from tiny_runs import backbone, base_to_novel_config, few_shot_config, tiny_clip
 from torch import Tensor
 
 from cma_tune.build import Setup
+from cma_tune.checks import check
 from cma_tune.cli import main, parse
 from cma_tune.clip.backbone import Backbone
 from cma_tune.commands import COMMANDS, FeaturesConfig
 from cma_tune.config import FewShotConfig, ZeroShotConfig
+from cma_tune.data import feature_index
+from cma_tune.data.feature_shards import shard_paths
 from cma_tune.data.feature_upkeep import verify
+from cma_tune.errors import UserError
 from cma_tune.protocols.base_to_novel import base_to_novel
 from cma_tune.protocols.few_shot import few_shot
 
@@ -244,9 +248,54 @@ def test_mistakes_are_one_sentence_and_code_2(
     assert part in captured.err and captured.out == ""
 
 
+def sentence(action: str, *arguments: str, said: pytest.CaptureFixture[str]) -> str:
+    """What the command says to a mistake."""
+    said.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        command(action, *arguments)
+    captured = said.readouterr()
+    assert (stop.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
+    return captured.err
+
+
+@pytest.mark.parametrize("action", ["verify", "prune"])
+def test_another_folder_is_no_store(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter.txt").write_text("Dear")
+    found = sentence(action, f"--features-dir={tmp_path}", said=capsys)
+    assert "got a folder without any; name theirs with --features-dir" in found
+
+
+@pytest.mark.parametrize("how", [[], ["--only", "SPACE"], ["--everything", "true"]])
+def test_a_store_that_can_only_be_read_is_not_pruned(
+    how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(tmp_path, "--parts=test")
+    store = tmp_path / "features"
+    (space,) = feature_index.space_folders(store)
+    (shard,) = shard_paths(space)[:1]
+    shard.write_bytes(b"torn")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    how = [space.name if word == "SPACE" else word for word in how]
+    found = sentence("prune", f"--features-dir={store}", *how, said=capsys)
+    assert f"in {store}, but it can't be written (Permission denied)" in found and shard.exists()
+
+
+def test_only_what_is_written_to_has_to_be_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output that can be written, got .*/below \(Not a directory\)"):
+        check(FewShotConfig(output=f"{tmp_path}/file/below"))
+    check(FewShotConfig(output=f"{tmp_path}/file/below"), writes_output=False)
+    check(FewShotConfig(output=f"{tmp_path}/new/below"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left of the trial
+
+
 def test_options_are_those_of_zero_shot() -> None:
     def of(config: Any) -> dict[str, Any]:
-        return {name: value for name, value in vars(config).items() if name not in ("templates", "compile")}
+        return {name: value for name, value in vars(config).items() if name != "templates"}
 
     assert COMMANDS["features"].positional == "action"
     config = parse("features", ["build", "--eval-batch-size", "7", "--mixed-precision", "bf16"])

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
-from speed_tools import arguments, leave, seconds, synchronize
+from speed_options import leave, parse, timing_options
+from speed_tools import seconds, synchronize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -141,12 +142,12 @@ def at_once(options: argparse.Namespace, images: Tensor, threads: int) -> float:
 
 def main() -> None:
     """One line for each number of threads."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser = timing_options(__doc__.splitlines()[0] if __doc__ else "")
     parser.set_defaults(repeats=5)
     parser.add_argument("--batch", type=int, default=448)
     parser.add_argument("--batches", type=int, default=20, help="of the loader, a measurement")
     parser.add_argument("--quick", action="store_true", help="a small batch, measured once: does it run?")
-    options = parser.parse_args()
+    options = parse(parser)
     if options.quick:
         options.batch, options.batches, options.repeats, options.least = 16, 2, 1, 0.05
     generator = torch.Generator().manual_seed(0)

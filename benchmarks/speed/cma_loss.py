@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from speed_tools import arguments, in_turns, leave
+from speed_options import leave, parse, timing_options
+from speed_tools import in_turns
 from torch import Tensor
 
 from cma_tune.losses import cross_modal_entropy
@@ -27,10 +28,7 @@ def loop(images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> None:
     """Print one line per setting."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.set_defaults(repeats=5)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(timing_options(__doc__.splitlines()[0] if __doc__ else "", repeats=5))
     rows: list[dict[str, object]] = []
     for batch, classes, width in ((32, 100, 512), (128, 100, 512), (128, 100, 1024), (448, 10, 512)):
         generator = torch.Generator().manual_seed(0)

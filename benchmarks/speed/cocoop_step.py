@@ -11,17 +11,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from speed_tools import (
-    PRECISIONS,
-    PlainPrompts,
-    arguments,
-    in_turns,
-    leave,
-    memory,
-    print_memory,
-    random_backbone,
-    real_names,
-)
+from speed_options import PRECISIONS, leave, numbers, parse, step_options
+from speed_tools import PlainPrompts, in_turns, memory, print_memory, random_backbone, real_names
 from torch.nn.functional import cross_entropy, normalize
 
 from cma_tune.learners import CoCoOp, CoOp
@@ -36,7 +27,8 @@ def make(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], obje
     plain = PlainPrompts(CoOp(backbone, names, ContextOptions(4)))
     autocast = PRECISIONS[options.precision]
     generator = torch.Generator().manual_seed(0)
-    images = normalize(torch.randn(batch, 512, generator=generator), dim=-1).to(options.device)
+    width = backbone.encode_texts(["a"]).shape[-1]
+    images = normalize(torch.randn(batch, width, generator=generator), dim=-1).to(options.device)
     labels = torch.arange(batch, device=options.device)
 
     def step(packed: bool) -> None:
@@ -50,11 +42,10 @@ def make(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], obje
 
 def main() -> None:
     """Measure batches of one and of four, or the memory of one side."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser = step_options(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--batch", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4])
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parser.add_argument("--batch", type=numbers, default=[1, 4])
+    options = parse(parser)
     if options.memory_of:
         print_memory(make(options, options.batch[0]), options)
         return

@@ -9,23 +9,27 @@ empty store of image features; "stored, again" is a second run, with another λ,
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from speed_tools import PlainPrompts, arguments, leave, seconds
+from speed_options import leave, machine_options, parse, precision_option
+from speed_tools import PlainPrompts, in_a_process_of_its_own, peak_memory
 from torch import Tensor
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, LossConfig, OptimConfig, Precision
+from cma_tune.errors import UserError
 from cma_tune.learners import CoOp
 from cma_tune.methods import MAKERS, Given, context_options
 from cma_tune.protocols.few_shot import few_shot
 
 MIXED: dict[str, Precision] = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+SIDES = ("plain", "live", "stored")
 
 
 class PlainCoOp(CoOp):
@@ -47,54 +51,71 @@ def plain_maker(config: FewShotConfig, given: Given) -> PlainCoOp:
     return PlainCoOp(given.backbone, given.class_names, context_options(config), given.seed)
 
 
+def whole_run(options: argparse.Namespace) -> dict[str, object]:
+    """One side's run in this process: its figures, time and peak memory."""
+    side, again = str(options.side), bool(options.again)
+    config = FewShotConfig(
+        dataset="caltech101",
+        data_root=options.data_root,
+        backbone=options.backbone,
+        output=f"{options.folder}/{side}{again}",
+        features_dir=f"{options.folder}/features-{side}",
+        shots=[options.shots],
+        weights=[0.5 if again else 0.8],
+        loss=LossConfig("mean", True),
+        optim=OptimConfig(epochs=options.epochs),
+        train_features="stored" if side == "stored" else "live",
+        mixed_precision=MIXED[options.precision],
+    )
+    if side == "plain":
+        MAKERS["coop"] = plain_maker
+    setup = Setup(config)
+    assert setup.backbone  # loading it is no part of the comparison
+    start = time.perf_counter()
+    peak = peak_memory(lambda: few_shot(config, setup), options.device, every=0.02)
+    total = time.perf_counter() - start
+    record: dict[str, Any] = json.loads(next(Path(config.output).rglob("record.json")).read_text())
+    return {
+        "run": "stored, again" if again else side,
+        "steps": record["training"]["steps"],
+        "training s": float(record["training"]["seconds_since_last_start"]),
+        "whole run s": total,
+        "peak GB": peak / 1e9,
+        "accuracy": record["figures"]["accuracy"],
+        "plain text steps": PlainCoOp.times,
+    }
+
+
 def main() -> None:
-    """Measure every side once: a run is long enough."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    """Measure every side once, each in a process of its own: a run is long enough."""
+    parser = machine_options(__doc__.splitlines()[0] if __doc__ else "")
+    precision_option(parser)
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=4)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parser.add_argument("--side", choices=SIDES, help="print one side's figures alone")
+    parser.add_argument("--again", action="store_true", help="of --side: the run over a store that is there")
+    parser.add_argument("--folder", help="of --side: results and stored features")
+    options = parse(parser)
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    packed_maker = MAKERS["coop"]
-    rows: list[dict[str, object]] = []
+    if options.side:
+        try:
+            print(json.dumps(whole_run(options)))
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        return
+    rows: list[dict[str, Any]] = []
+    names = ("device", "threads", "precision", "data_root", "backbone", "shots", "epochs")
+    same = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         for side, again in (("plain", False), ("live", False), ("stored", False), ("stored", True)):
-            config = FewShotConfig(
-                dataset="caltech101",
-                data_root=options.data_root,
-                backbone=options.backbone,
-                output=f"{folder}/{side}{again}",
-                features_dir=f"{folder}/features-{side}",
-                shots=[options.shots],
-                weights=[0.5 if again else 0.8],
-                loss=LossConfig("mean", True),
-                optim=OptimConfig(epochs=options.epochs),
-                train_features="stored" if side == "stored" else "live",
-                mixed_precision=MIXED[options.precision],
-            )
-            MAKERS["coop"] = plain_maker if side == "plain" else packed_maker
-            PlainCoOp.times = 0
-            setup = Setup(config)
-            assert setup.backbone  # loading it is no part of the comparison
-            total = seconds(lambda config=config, setup=setup: few_shot(config, setup))  # type: ignore[misc]
-            record: dict[str, Any] = json.loads(next(Path(config.output).rglob("record.json")).read_text())
-            rows.append(
-                {
-                    "run": "stored, again" if again else side,
-                    "steps": record["training"]["steps"],
-                    "training s": float(record["training"]["seconds_since_last_start"]),
-                    "whole run s": total,
-                    "whole run, times faster": float(rows[0]["whole run s"]) / total if rows else 1.0,  # type: ignore[arg-type]
-                    "accuracy": record["figures"]["accuracy"],
-                    "plain text steps": PlainCoOp.times,
-                }
-            )
+            own = (f"--side={side}", f"--folder={folder}", *(["--again"] if again else []))
+            rows.append(in_a_process_of_its_own(*same, *own))
+            for name in ("training", "whole run"):
+                rows[-1][f"{name}, times faster"] = rows[0][f"{name} s"] / rows[-1][f"{name} s"]
             print(rows[-1], flush=True)
-    for row in rows:
-        row["training, times faster"] = float(rows[0]["training s"]) / float(row["training s"])  # type: ignore[arg-type]
     leave("few_shot_run", options, rows)
 
 

@@ -13,7 +13,8 @@ import time
 
 import torch
 from accelerate import Accelerator
-from speed_tools import arguments, leave, synchronize
+from speed_options import leave, parse, precision_option, timing_options
+from speed_tools import synchronize
 
 from cma_tune.companion.algorithms import algorithm
 from cma_tune.companion.image_sets import ImageSet
@@ -63,13 +64,13 @@ def seconds_a_step(
 
 def main() -> None:
     """One line for FreeMatch alone and with either loss."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser = timing_options(__doc__.splitlines()[0] if __doc__ else "")
+    precision_option(parser)
     parser.add_argument("--steps", type=int, default=5, help="of a measurement")
     parser.add_argument("--batch", type=int, default=64, help="labelled images a step")
     parser.add_argument("--ratio", type=int, default=7, help="unlabelled images for each")
     parser.add_argument("--network", default="wrn-28-2")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(parser)
     # The device is accelerate's own choice; a GPU that is there is used.
     accelerator = Accelerator(
         cpu=options.device == "cpu", mixed_precision=PRECISIONS.get(options.precision, "no")

@@ -16,7 +16,8 @@ from functools import partial
 from itertools import product
 
 import torch
-from speed_tools import PRECISIONS, arguments, in_turns, leave
+from speed_options import PRECISIONS, leave, parse, precision_option, timing_options
+from speed_tools import in_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -200,11 +201,11 @@ def train(
 
 def main() -> None:
     """Print one line per setting."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser = timing_options(__doc__.splitlines()[0] if __doc__ else "")
+    precision_option(parser)
     parser.add_argument("--step", action="store_true", help="measure WRN-28-2's training step too")
     parser.add_argument("--quick", action="store_true", help="small sizes, measured once: does it run?")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(parser)
     torch.manual_seed(0)
     leave("interplay_losses", options, losses(options))
     if options.step:

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: the plain path, timing in pairs, peak memory, tables with the machine."""
+"""What the speed benchmarks share: models at random weights, the plain path, timing in turns, peak memory."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import argparse
 import contextlib
 import ctypes
 import json
-import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from speed_options import TINY
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
@@ -30,32 +27,14 @@ from cma_tune.clip.backbone import Backbone
 from cma_tune.data.class_names import class_names
 from cma_tune.learners import CoOp
 
-RESULTS = "benchmarks/results/speed"
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-TINY = "tiny"
 TINY_MODEL = {
-    "embed_dim": 512,
+    "embed_dim": 96,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 
 REAL_NAMES = {10: "eurosat", 100: "caltech101", 397: "sun397", 1000: "imagenet"}
 """Datasets whose class names stand for so many classes."""
-
-
-def arguments(description: str) -> argparse.ArgumentParser:
-    """Options that all benchmarks take."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32")
-    parser.add_argument("--repeats", type=int, default=3, help="of each side; the fastest counts")
-    parser.add_argument("--least", type=float, default=0.5, help="seconds that a measurement takes")
-    parser.add_argument("--model", default="ViT-B-16", help=f"an open_clip model; {TINY} to try a script out")
-    parser.add_argument("--memory-of", metavar="SIDE", help="print the peak memory of one side's step alone")
-    parser.add_argument("--output", type=Path, help=f"folder for the figures as JSON, such as {RESULTS}")
-    return parser
 
 
 def random_backbone(name: str, device: str = "cpu") -> Backbone:
@@ -163,8 +142,14 @@ class Peak:
     bytes: int = 0
 
 
-def peak_memory(step: Callable[[], object], device: str = "cpu") -> int:
-    """Bytes above those in use before the step: resident set on the CPU, allocated on a GPU."""
+def peak_memory(step: Callable[[], object], device: str = "cpu", every: float = 0.001) -> int:
+    """Bytes above those in use before the step: resident set on the CPU, allocated on a GPU.
+
+    Args:
+        step: what to run.
+        device: cpu or cuda.
+        every: seconds between two looks at the resident set.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -180,7 +165,7 @@ def peak_memory(step: Callable[[], object], device: str = "cpu") -> int:
     def watch() -> None:
         while not done.is_set():
             peak.bytes = max(peak.bytes, _resident() - before)
-            time.sleep(0.001)
+            time.sleep(every)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -203,13 +188,17 @@ def print_memory(sides: Mapping[str, Callable[[], object]], options: argparse.Na
 
 
 def in_a_process_of_its_own(*command: str) -> dict[str, Any]:
-    """Run this script again with other arguments; its last line of output is JSON."""
+    """Run this script again with other arguments; its last line of output is JSON.
+
+    Raises:
+        SystemExit: it failed, with what it said.
+    """
     script = sys.modules["__main__"].__file__
     done = subprocess.run(
         [sys.executable, str(script), *command], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise SystemExit(done.stderr.strip())
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
@@ -225,67 +214,3 @@ def memory(options: argparse.Namespace, side: str, *settings: str) -> float:
     common = ["--device", options.device, "--threads", str(options.threads), "--precision", options.precision]
     found = in_a_process_of_its_own(*common, *settings, "--memory-of", side)
     return float(found["bytes"]) / 1e9
-
-
-def machine(device: str, threads: int) -> dict[str, object]:
-    """What was measured on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
-    return {
-        "device": name,
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-    }
-
-
-def revision() -> str | None:
-    """The commit of the code that is measured, with "+" where files differ from it; None outside a clone."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found.group(1) if found else platform.processor()
-
-
-def table(rows: Sequence[dict[str, object]]) -> str:
-    """Rows as a Markdown table."""
-    heads = list(rows[0])
-    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('--:' for _ in heads)} |"]
-    for row in rows:
-        lines.append(f"| {' | '.join(_cell(row[head]) for head in heads)} |")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
-
-
-def leave(name: str, options: argparse.Namespace, rows: Sequence[dict[str, object]]) -> None:
-    """Print the table and write it with the machine to ``NAME.json`` in the folder of --output, if given."""
-    print(table(rows))
-    if options.output is None:
-        return
-    content = {
-        "machine": machine(options.device, options.threads),
-        "revision": revision(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "repeats": options.repeats,
-        "precision": options.precision,
-        "rows": list(rows),
-    }
-    suffix = "" if options.device == "cpu" else f"_{options.device}_{options.precision}"
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / f"{name}{suffix}.json").write_text(
-        json.dumps(content, indent=1) + "\n", encoding="utf-8"
-    )

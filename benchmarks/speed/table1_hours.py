@@ -7,7 +7,8 @@ python benchmarks/speed/table1_hours.py PLACE
 11 datasets: few-shot at 5 numbers of shots, 3 seeds and 2 methods, and base-to-novel at 16 shots, 11 λ and
 3 seeds, with the reference's epochs and batches. A run is its training steps and the test images through the
 image tower; with stored features these go through it once per dataset, and ten crops of every training image
-once per seed and shots. Reading and decoding images is left out on all sides: worker processes do it beside.
+once per seed and shots. The text side is ViT-B/16's for every backbone; RN50's text tower has the same
+width, heads and blocks. Reading and decoding images is left out on all sides: worker processes do it beside.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from speed_tools import PRECISIONS, table
+from speed_options import PRECISIONS, RESULTS, suffix, write
 
 from cma_tune.data.catalog import CATALOG
 from cma_tune.recipes import RELEASE_WEIGHTS, recipe_epochs
@@ -33,6 +34,7 @@ WEIGHTS = 11
 BATCH = 32
 VIEWS = 10
 TOKENS = 16
+MEASURED = ("text_step", "training_step")
 MEASURED_CLASSES = 100
 """Those of training_step.py."""
 
@@ -94,14 +96,13 @@ def steps(name: str, classes: int, shots: int) -> int:
     return recipe_epochs(name, shots) * math.ceil(classes * shots / BATCH)
 
 
-def read(folder: Path, suffix: str) -> dict[str, Parts]:
+def read(folder: Path, ending: str) -> dict[str, Parts]:
     """The measured parts by backbone.
 
     Raises:
         SystemExit: they are not there.
     """
-    names = ("text_step", "training_step")
-    text_rows, step_rows = (rows_of(folder / f"{name}{suffix}.json") for name in names)
+    text_rows, step_rows = (content_of(folder, name, ending)["rows"] for name in MEASURED)
     text = {
         side: {row["classes"]: row[f"{side} s"] for row in text_rows if row["context tokens"] == TOKENS}
         for side in ("plain", "packed")
@@ -110,24 +111,31 @@ def read(folder: Path, suffix: str) -> dict[str, Parts]:
     return {row["backbone"]: Parts(text, {side: row[f"{side} s"] for side in sides}) for row in step_rows}
 
 
-def rows_of(path: Path) -> Sequence[dict[str, Any]]:
-    """The rows of one benchmark's figures."""
+def content_of(folder: Path, name: str, ending: str) -> dict[str, Any]:
+    """What one benchmark left."""
+    path = folder / f"{name}{ending}.json"
     if not path.is_file():
         raise SystemExit(f"Expected the figures of a benchmark in {path}, got no such file; run it first.")
-    rows: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return rows
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def measured(folder: Path, name: str, ending: str) -> dict[str, object]:
+    """What one benchmark says of its figures: machine, commit, date."""
+    return {key: value for key, value in content_of(folder, name, ending).items() if key != "rows"}
 
 
 def main() -> None:
     """Print the estimate of every backbone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path, help="with the JSON files of text_step.py and training_step.py")
-    parser.add_argument("--device", default="cpu", help="of the figures: cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the figures")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32")
+    parser.add_argument("--output", type=Path, help=f"folder for the estimate as JSON, such as {RESULTS}")
     options = parser.parse_args()
-    suffix = "" if options.device == "cpu" else f"_{options.device}_{options.precision}"
+    ending = suffix(options.device, options.precision)
     rows: list[dict[str, object]] = []
-    for backbone, parts in read(options.folder, suffix).items():
+    for backbone, parts in read(options.folder, ending).items():
         for side in ("plain", "live", "stored"):
             few_shot, base_to_novel = hours(parts, side)
             total = few_shot + base_to_novel
@@ -140,7 +148,8 @@ def main() -> None:
                     "both h": total,
                 }
             )
-    print(table(rows))
+    about = {name: measured(options.folder, name, ending) for name in MEASURED}
+    write(f"table1_hours{ending}.json", options.output, {"measured": about}, rows)
 
 
 if __name__ == "__main__":

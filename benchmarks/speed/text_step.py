@@ -12,13 +12,11 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from speed_options import PRECISIONS, leave, numbers, parse, step_options
 from speed_tools import (
-    PRECISIONS,
     PlainPrompts,
-    arguments,
     in_chunks,
     in_turns,
-    leave,
     memory,
     print_memory,
     random_backbone,
@@ -41,7 +39,9 @@ def make(
     backbone.text_options = TextOptions(chunk=chunk)
     learner = CoOp(backbone, real_names(classes), ContextOptions(tokens))
     plain = PlainPrompts(learner)
-    cotangent = torch.randn(classes, 512, generator=torch.Generator().manual_seed(0)).to(options.device)
+    with torch.no_grad():
+        shape = learner.text_features().shape
+    cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(options.device)
     autocast = PRECISIONS[options.precision]
 
     def under_autocast(step: Callable[[], None]) -> Callable[[], None]:
@@ -76,18 +76,17 @@ def make(
 
 def main() -> None:
     """Measure all settings, or the memory of one."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--classes", type=lambda text: [int(n) for n in text.split(",")])
-    parser.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
-    parser.add_argument("--text-chunk", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parser = step_options(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--classes", type=numbers, default=[10, 100, 397, 1000])
+    parser.add_argument("--tokens", type=numbers, default=[4, 16])
+    parser.add_argument("--text-chunk", type=int, default=0, help="of the packed side under --memory-of")
+    options = parse(parser)
     if options.memory_of:
         print_memory(make(options, options.classes[0], options.tokens[0], options.text_chunk), options)
         return
     rows: list[dict[str, object]] = []
     for tokens in options.tokens:
-        for classes in options.classes or [10, 100, 397, 1000]:
+        for classes in options.classes:
             best = in_turns(make(options, classes, tokens), options)
             settings = ("--model", options.model, "--classes", str(classes), "--tokens", str(tokens))
             # Where the plain path needs chunks, its memory is theirs and says nothing.

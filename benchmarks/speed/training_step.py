@@ -16,17 +16,8 @@ from typing import Any
 
 import torch
 from cma_loss import loop
-from speed_tools import (
-    PRECISIONS,
-    PlainPrompts,
-    arguments,
-    in_turns,
-    leave,
-    memory,
-    print_memory,
-    random_backbone,
-    real_names,
-)
+from speed_options import PRECISIONS, leave, parse, step_options
+from speed_tools import PlainPrompts, in_turns, memory, print_memory, random_backbone, real_names
 from torch.nn.functional import cross_entropy
 
 from cma_tune.learners import CoOp
@@ -39,11 +30,9 @@ SIDES = ("plain", "live", "stored")
 
 def main() -> None:
     """Measure one backbone."""
-    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.set_defaults(model="RN50,ViT-B-16")
+    parser = step_options(__doc__.splitlines()[0] if __doc__ else "", SIDES, "RN50,ViT-B-16")
     parser.add_argument("--classes", type=int, default=100)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(parser)
     if options.memory_of:
         print_memory(make(options, options.model), options)
         return

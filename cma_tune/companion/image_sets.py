@@ -134,7 +134,7 @@ def _known(config: SupervisedConfig, side: int) -> Pools:
         if not is_table(base / name):
             raise UserError(
                 f"Expected {name} below {base} as {folder} (what torchvision unpacks) or as parquet files "
-                f"in {name}, got neither; put one there or use --data_root hub: for the Hub."
+                f"in {name}, got neither; put one there or use --data-root hub: for the Hub."
             )
         place = str(base / name)
     options = source_options(config.source)

@@ -21,6 +21,8 @@ from cma_tune.files import write_text
 INDEX = "cma_tune_features.json"
 """Named so that no other program's file is taken for it, or it for another's."""
 LOCK = "cma_tune_features.lock"
+CONTENTS = "contents"
+"""Folder of the digests of image files."""
 WAIT = 10.0
 """Seconds for another process to finish its entry. Without an entry nothing is lost."""
 
@@ -48,6 +50,12 @@ def space_folders(store: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(folders)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store, or empty and may become one."""
+    own = (folder / INDEX, folder / CONTENTS)
+    return bool(space_folders(folder)) or any(path.exists() for path in own) or not any(folder.iterdir())
 
 
 def _is_space(name: str) -> bool:

@@ -150,21 +150,23 @@ def remove_spaces(store: Path, chosen: Sequence[str]) -> Removed:
 def remove_everything(store: Path) -> Removed:
     """Remove all spaces, the digests of files and the index, and nothing that is not the store's."""
     removed = remove_spaces(store, [folder.name for folder in feature_index.space_folders(store)])
-    digests = [path for path in (store / "contents").glob("*.json") if re.fullmatch(HEX, path.stem)]
+    digests = [
+        path for path in (store / feature_index.CONTENTS).glob("*.json") if re.fullmatch(HEX, path.stem)
+    ]
     if digests:
         removed.lines.append(f"contents: digests of image files, {len(digests)} files")
     for path in [*digests, *_temporary_files(store)]:
         removed.file(path)
     for name in (feature_index.INDEX, feature_index.LOCK, LOCK):
         removed.file(store / name)
-    for folder in (store / "contents", store):
+    for folder in (store / feature_index.CONTENTS, store):
         _remove_if_empty(folder)
     return removed
 
 
 def _temporary_files(store: Path) -> Iterator[Path]:
     yield from store.glob(f".{feature_index.INDEX}.*.tmp")
-    for path in (store / "contents").glob(".*.json.*.tmp"):
+    for path in (store / feature_index.CONTENTS).glob(".*.json.*.tmp"):
         if re.fullmatch(HEX, path.name[1:].split(".")[0]):
             yield path
     for folder in feature_index.space_folders(store):

@@ -119,7 +119,7 @@ class FeatureStore:
         writer: bool,
     ) -> list[bytes]:
         with _progress(f"reading {about.get('images', 'images')}", len(items)) as progress:
-            digests = image_digests(self.folder / "contents", images, items, writer, progress)
+            digests = image_digests(self.folder / feature_index.CONTENTS, images, items, writer, progress)
         if not space.view:
             return digests
         # The noise of an augmented view depends on the key: copies of an image differ there.
@@ -167,6 +167,7 @@ class FeatureStore:
             with self._writing():
                 folder.mkdir(parents=True, exist_ok=True)
         what, started, done = about.get("images", "images"), time.perf_counter(), 0
+        begun: tuple[int, float] | None = None
         with _progress(what, len(items)) as progress:
             while done < len(items):
                 # The first shard is small: it tells how fast this is.
@@ -181,8 +182,8 @@ class FeatureStore:
                 seconds = time.perf_counter() - started
                 # Where there is a terminal, the bar says it.
                 if say is not None and seconds > MOMENT and done < len(items) and not sys.stderr.isatty():
-                    left = tqdm.format_interval(seconds / done * (len(items) - done))
-                    say(f"{done:,} of {len(items):,} {what}, {done / seconds:.1f} images/s, {left} left")
+                    say(f"{done:,} of {len(items):,} {what}{_pace(begun, (done, seconds), len(items))}")
+                begun = begun or (done, seconds)
         self.encoded += done
         seconds = time.perf_counter() - started
         if say is not None and done > HANDFUL:
@@ -242,6 +243,20 @@ class _Table:
         """Rows ``[N, D]`` in this order."""
         assert self._rows is not None
         return self._rows[[self._place[digest] for digest in digests]]
+
+
+def _pace(begun: tuple[int, float] | None, now: tuple[int, float], total: int) -> str:
+    """Rate and time left, by what came after the first shard, which compiling and starting workers slow.
+
+    Args:
+        begun: images and seconds of the first shard; None if there is no other yet.
+        now: images and seconds so far.
+        total: images.
+    """
+    if begun is None:
+        return ""
+    rate = (now[0] - begun[0]) / max(now[1] - begun[1], 1e-9)
+    return f", {rate:.1f} images/s, {tqdm.format_interval((total - now[0]) / rate)} left"
 
 
 def _whole_batches(rows: int, batch_size: int) -> int:

@@ -156,7 +156,7 @@ def _parts(
             return {"test": options.test_split if options.test_split in table else next(iter(table))}
         raise UserError(
             f"Expected a part '{options.test_split}' in {place}, got {', '.join(table)}; "
-            "name it with --source.test_split."
+            "name it with --source.test-split."
         )
     return find_published_parts(options, list(table), place, complain)
 

@@ -142,8 +142,8 @@ def _check(
             "classes that are none of the dataset's",
             [f"'{value}'" for value in unknown],
             f"Expected the {len(ours)} classes of '{name}' in {place}, got {len(unknown)} unknown ones "
-            f"(first: {shown}); name the right --source.label_column, or give the source's names in the "
-            "literature's order with --source.class_names.",
+            f"(first: {shown}); name the right --source.label-column, or give the source's names in the "
+            "literature's order with --source.class-names.",
         )
     for label, count in Counter(found.values()).items():
         if count < 2 or label is None:
@@ -153,5 +153,5 @@ def _check(
             "classes that are one of the dataset's",
             [f"{' and '.join(map(repr, same))}: '{ours[label]}'"],
             f"Expected one class of {place} per class of '{name}', got '{same[0]}' and '{same[1]}' for "
-            f"'{ours[label]}'; give the source's names in order with --source.class_names.",
+            f"'{ours[label]}'; give the source's names in order with --source.class-names.",
         )

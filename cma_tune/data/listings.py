@@ -12,7 +12,7 @@ from cma_tune.data.faults import Complain, refuse
 from cma_tune.data.labels import labels_of_texts
 from cma_tune.data.parts import complete, find_parts
 from cma_tune.data.splits import Item, Split
-from cma_tune.errors import UserError
+from cma_tune.errors import UserError, typed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -72,8 +72,8 @@ def csv_file(name: str, place: str, options: SourceOptions, complain: Complain =
             f"values of column '{options.split_column}' that are no part",
             [f"'{part}' in {len(rows[part])} rows" for part in unknown],
             f"Expected {expected} in column '{options.split_column}' of {path}, got '{unknown[0]}'; "
-            "mend it or name the parts with --source.train_split, --source.val_split and "
-            "--source.test_split.",
+            "mend it or name the parts with --source.train-split, --source.val-split and "
+            "--source.test-split.",
         )
     own_rows = {part: rows[own] for part, own in found.items()}
     split, origin = _split(own_rows, options, str(path), complain)
@@ -95,18 +95,18 @@ def _csv_rows(
             either = "'path'" if column == SourceOptions.image_column else f"'{column}'"
             complain(
                 "columns missing",
-                [f"{either} (--source.{flag}; there are: {', '.join(columns) or 'none'})"],
+                [f"{either} (--source.{typed(flag)}; there are: {', '.join(columns) or 'none'})"],
                 f"Expected a column {either} in {path}, got {', '.join(columns) or 'none'}; "
-                f"name it with --source.{flag}.",
+                f"name it with --source.{typed(flag)}.",
             )
     if options.split_column in columns:
         wanted.append(options.split_column)
     elif options.split_column != SourceOptions.split_column:
         complain(
             "columns missing",
-            [f"'{options.split_column}' (--source.split_column; there are: {', '.join(columns)})"],
+            [f"'{options.split_column}' (--source.split-column; there are: {', '.join(columns)})"],
             f"Expected a column '{options.split_column}' in {path}, got {', '.join(columns)}; "
-            "name it with --source.split_column.",
+            "name it with --source.split-column.",
         )
     if not set(wanted) <= set(columns):
         return

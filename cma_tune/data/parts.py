@@ -34,14 +34,14 @@ def find_parts(
             complain(
                 MISSING,
                 [f"'{name}' (there are: {', '.join(sorted(present)) or 'none'})"],
-                f"Expected a part '{name}' in {place} for --source.{part}_split, "
+                f"Expected a part '{name}' in {place} for --source.{part}-split, "
                 f"got {', '.join(sorted(present)) or 'none'}.",
             )
     if len(set(chosen.values())) < len(chosen):
         raise UserError(
             f"Expected three different parts of {place}, got train '{chosen['train']}', "
             f"val '{chosen['val']}' and test '{chosen['test']}'; "
-            "leave out --source.val_split to have validation cut from train."
+            "leave out --source.val-split to have validation cut from train."
         )
     found: dict[str, str] = {}
     for part in (
@@ -74,7 +74,7 @@ def find_published_parts(
                 if part not in found
             ],
             f"Expected parts {options.train_split} and {options.test_split} in {place}, "
-            f"got {', '.join(present)}; name them with --source.train_split and --source.test_split.",
+            f"got {', '.join(present)}; name them with --source.train-split and --source.test-split.",
         )
     return found
 
@@ -109,7 +109,7 @@ def complete(
             MISSING,
             ["test (there are: train, val)"],
             f"Expected a test part in {place} beside train and val, got none; "
-            "if the validation part is what to test on, name it with --source.test_split.",
+            "if the validation part is what to test on, name it with --source.test-split.",
         )
         return as_it_is
     if val or test:
@@ -118,7 +118,7 @@ def complete(
             MISSING,
             [f"train (there are: {', '.join(others)})"],
             f"Expected a train part in {place} beside {' and '.join(others)}, got none; "
-            "name it with --source.train_split.",
+            "name it with --source.train-split.",
         )
         return as_it_is
     train, val, test = _cut_in_three(train)

@@ -14,7 +14,7 @@ from cma_tune.data.labels import labels_of_numbers, labels_of_texts
 from cma_tune.data.open_tables import open_table
 from cma_tune.data.parts import complete, find_parts
 from cma_tune.data.splits import Item
-from cma_tune.errors import UserError
+from cma_tune.errors import UserError, typed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,7 +151,7 @@ def hub_table(name: str, place: str, options: SourceOptions, complain: Complain 
     if not found:
         raise UserError(
             f"Expected parts {options.train_split} and {options.test_split} in {place}, "
-            f"got {', '.join(table)}; name them with --source.train_split and --source.test_split."
+            f"got {', '.join(table)}; name them with --source.train-split and --source.test-split."
         )
     found = with_columns(found, table, place, options, complain)
     tables = {own: with_images(table[own], own, place, options, complain) for own in found.values()}
@@ -184,9 +184,9 @@ def with_columns(
         for column, flag in absent:
             complain(
                 "columns missing",
-                [f"'{column}' of '{own}' (--source.{flag}; there are: {', '.join(columns)})"],
+                [f"'{column}' of '{own}' (--source.{typed(flag)}; there are: {', '.join(columns)})"],
                 f"Expected a column '{column}' in part '{own}' of {place}, "
-                f"got {', '.join(columns)}; name it with --source.{flag}.",
+                f"got {', '.join(columns)}; name it with --source.{typed(flag)}.",
             )
         if not absent:
             whole[part] = own
@@ -210,7 +210,7 @@ def with_images(
     except Exception:
         raise UserError(
             f"Expected images in column '{options.image_column}' of {place}, got {feature}; "
-            "name another with --source.image_column."
+            "name another with --source.image-column."
         ) from None
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cma_tune.build import Setup
-from cma_tune.errors import UserError
 from cma_tune.files import write_atomically, write_json, write_text
 from cma_tune.inspection.figures import confusion_matrix, part_figures
 from cma_tune.inspection.image_grid import changes_picture
@@ -18,6 +17,7 @@ from cma_tune.inspection.page import method_name, page, part_sheets
 from cma_tune.inspection.pictures import confusion_picture, reliability_picture, similarity_picture
 from cma_tune.options import InspectConfig
 from cma_tune.report.sheets import format_sheets
+from cma_tune.value_checks import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +34,7 @@ def inspect(config: InspectConfig) -> None:
         UserError: a value is out of its range; see also `load_run` and `load_parts`.
     """
     for name in ("images", "rows"):
-        if getattr(config, name) < 1:
-            raise UserError(f"Expected --{name} of at least 1, got {getattr(config, name)}.")
+        at_least(name, getattr(config, name), 1)
     folder = Path(config.folder)
     output = Path(config.output) if config.output else folder / "inspect"
     record, setup = load_run(config)

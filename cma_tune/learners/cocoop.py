@@ -34,7 +34,7 @@ class CoCoOp(ContextLearner):
         if options is not None and options.per_class:
             raise UserError(
                 "Expected a shared context for CoCoOp, got class-specific contexts; "
-                "set --context.per_class false."
+                "set --context.per-class false."
             )
         super().__init__(backbone, class_names, options, seed, context)
         if meta_net is None:

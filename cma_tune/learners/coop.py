@@ -121,7 +121,7 @@ class ContextLearner(Learner):
         if self.options.per_class:
             raise UserError(
                 "Expected a shared context to put on other class names, got class-specific contexts, "
-                "which belong to the classes they were learned on; learn with --context.per_class false."
+                "which belong to the classes they were learned on; learn with --context.per-class false."
             )
 
     def describe(self) -> dict[str, Any]:

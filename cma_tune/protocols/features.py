@@ -40,10 +40,22 @@ def features(config: FeaturesConfig) -> None:
     store = _folder(config)
     if config.action == "list":
         print(table(store))
-    elif config.action == "verify":
+        return
+    if not feature_index.is_store(store):
+        raise UserError(
+            f"Expected stored image features in {store}, got a folder without any; "
+            "name theirs with --features-dir, or the runs' folder with --output."
+        )
+    if config.action == "verify":
         _verify(store)
-    else:
+        return
+    try:
         _prune(store, config)
+    except OSError as error:
+        raise UserError(
+            f"Expected to remove stored image features in {store}, but it can't be written "
+            f"({error.strerror or error})."
+        ) from None
 
 
 def build(config: FeaturesConfig, setup: Setup | None = None) -> None:
@@ -62,7 +74,7 @@ def build(config: FeaturesConfig, setup: Setup | None = None) -> None:
     if config.views and "train" not in config.parts:
         raise UserError("Expected train among --parts with --views: views are of training images.")
     run = _as_run(config)
-    check(run)
+    check(run, writes_output=config.features_dir is None)
     setup = setup or Setup(run)
     for part in config.parts:
         items = setup.dataset.split.parts()[part]

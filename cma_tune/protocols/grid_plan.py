@@ -34,6 +34,7 @@ from cma_tune.protocols.zero_shot import zero_shot_run
 from cma_tune.recipes import RELEASE_WEIGHTS, recipe_weight
 from cma_tune.records import finished_record
 from cma_tune.run import Run
+from cma_tune.value_checks import at_least
 
 ELEVEN = tuple(RELEASE_WEIGHTS)
 """The literature's datasets."""
@@ -158,8 +159,7 @@ def _check(config: GridConfig) -> None:
             "choose another --output to run it anew."
         )
     for flag, least in (("workers", 0), ("decode_workers", 0), ("gpus", 0), ("cpus", 1), ("time", 1)):
-        if getattr(config, flag) < least:
-            raise UserError(f"Expected --{flag} of at least {least}, got {getattr(config, flag)}.")
+        at_least(flag, getattr(config, flag), least)
     if config.targets and not issubclass(KINDS[config.protocol], CrossDatasetConfig):
         raise UserError(
             "Expected --targets with cross-dataset or domain-generalization, got them with "

@@ -11,7 +11,7 @@ from typing import Any
 
 from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, ZeroShotConfig, entries, shared_entries
-from cma_tune.errors import UserError
+from cma_tune.errors import UserError, typed
 from cma_tune.files import slug
 from cma_tune.learners.saving import prompt_folder
 from cma_tune.method_facts import default_optimizer
@@ -78,14 +78,15 @@ def check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) ->
         given, kept = getattr(config, name), card.get(name)
         if kept is not None and given not in (getattr(plain, name), kept):
             raise UserError(
-                f"Expected no --{name} beside --prompt, which has its own ({kept}), got {given}; take it out."
+                f"Expected no --{typed(name)} beside --prompt, which has its own ({kept}), got {given}; "
+                "take it out."
             )
     of_learning = ("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment")
     unread = [name for name in of_learning if getattr(config, name) != getattr(plain, name)]
     if unread:
         log.warning(
             "--prompt was learned already: nothing of it is changed by %s",
-            ", ".join(f"--{n}" for n in unread),
+            ", ".join(f"--{typed(n)}" for n in unread),
         )
 
 

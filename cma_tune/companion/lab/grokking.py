@@ -79,7 +79,7 @@ class AdditionSetup(CompanionSetup):
         train = train_positions(options.modulus, options.train_share, config.seeds[0])
         if not 0 < len(train) < sums:
             raise UserError(
-                f"Expected --grokking.train_share to leave training and test sums out of {sums}, "
+                f"Expected --grokking.train-share to leave training and test sums out of {sums}, "
                 f"got {options.train_share}; use 0.5, say."
             )
         return train
