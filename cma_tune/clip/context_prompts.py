@@ -156,17 +156,17 @@ class ContextPrompts:
     def _fitting(self, options: TextOptions, parts_ways: bool) -> int:
         """Prompts whose activations fit the memory, by a count that errs on the high side."""
         tower = self.backbone.tower
-        # The longest: they are neighbours, so a chunk may hold nothing else.
         owns = (self._parted[1] if parts_ways else self._own or ()) if self.packs else ()
-        own = max((len(tokens) for tokens, _ in owns), default=self.length)
+        lengths = [len(tokens) for tokens, _ in owns] or [self.length] * len(self.layout.ids)
         # A block of the tower keeps some 20 widths per token for the backward pass.
         token = 20 * 4 * tower.layers * tower.width
         shared = self.shared if self.packs else 0
         budget = options.memory * 2**30 / token
-        classes = len(self.layout.ids)
-        if budget >= shared + own * classes:  # whole groups, each with its own shared tokens
-            return classes * int(budget / (shared + own * classes))
-        return max(1, int((budget - shared) / own))
+        group = shared + sum(lengths)
+        if budget >= group:  # whole groups, each with its own shared tokens
+            return len(lengths) * int(budget / group)
+        # The longest are neighbours, so a chunk may hold nothing else.
+        return max(1, int((budget - shared) / max(lengths)))
 
     def _parts(self, mine: Tensor, share: tuple[int, int], classes: int, parts_ways: bool) -> list[_Part]:
         """The classes of one process, so many at once."""
