@@ -95,8 +95,10 @@ def test_epochs_are_for_the_methods_that_need_them(
         return found
 
     assert flags("coop", 1) == () and flags("coop", 4) == flags("tcp", 4) == ("--optim.epochs=25",)
+    assert flags("vpt", 1) == () and flags("vpt", 4) == ("--optim.epochs=3",)
     assert flags("linear_probe", 16) == ("--optim.epochs=20",)
-    assert flags("maple", 16) == () and flags("lora", 16) == ("--optim.steps_per_shot=10",)
+    assert flags("promptsrc", 16) == ("--optim.epochs=2",)
+    assert flags("lora", 16) == ("--optim.steps_per_shot=5",)
     with pytest.raises(argparse.ArgumentTypeError, match="such as 4:25,16:20, got 4-25"):
         runs.epochs_by_shots("4-25")
 

@@ -32,6 +32,7 @@ SEEDS = (1, 2, 3)
 WEIGHTS = (0.0, 0.3, 0.7)
 FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
 STORED = ("--train-features=stored", "--views=10")
+FEW_EPOCHS: dict[int, tuple[str, ...]] = {4: ("--optim.epochs=3",), 16: ("--optim.epochs=2",)}
 OWN: dict[str, dict[int, tuple[str, ...]]] = {
     "cocoop": {
         1: ("--optim.batch_size=1", "--optim.epochs=10"),
@@ -41,11 +42,16 @@ OWN: dict[str, dict[int, tuple[str, ...]]] = {
     "lora": {
         1: ("--optim.steps_per_shot=50",),
         4: ("--optim.steps_per_shot=20",),
-        16: ("--optim.steps_per_shot=10",),
+        16: ("--optim.steps_per_shot=5",),
     },
+    "vpt": FEW_EPOCHS,
+    "ivlp": FEW_EPOCHS,
+    "maple": FEW_EPOCHS,
+    "promptsrc": {4: ("--optim.epochs=5",), 16: ("--optim.epochs=2",)},
 }
 """Flags of single methods by shots: CoCoOp's batches of one image, which its memory asks for, with its ten
-epochs or fewer; a tenth or less of the 500 steps a shot that LoRA takes, which would be days here."""
+epochs or fewer; a tenth or less of the 500 steps a shot that LoRA takes, which would be days here; fewer than
+the 5 epochs of VPT, IVLP and MaPLe and PromptSRC's 20, whose images go through the tower in every step."""
 TEXT_ALONE = ("--lora.towers=text",)
 """Of LoRA where the image tower has to stay as it is."""
 
@@ -96,7 +102,7 @@ def own_flags(cell: Cell, frozen_images: bool, epochs: Mapping[int, int]) -> tup
     """
     if cell.method in OWN:
         alone = TEXT_ALONE if cell.method == "lora" and frozen_images else ()
-        return (*OWN[cell.method][cell.shots], *alone)
+        return (*OWN[cell.method].get(cell.shots, ()), *alone)
     if cell.shots in epochs and ("epochs" not in OPTIMIZERS.get(cell.method, {}) or cell.method == "tcp"):
         return (f"--optim.epochs={epochs[cell.shots]}",)
     return ()
