@@ -54,16 +54,16 @@ MAY_IMPORT: dict[str, str] = {
     "report": "companion_run config errors files method_options metrics predictions recipes records run",
     "serving": "clip data errors files hub learners",
     "sharing": "clip data errors files hub learners records",
-    "predict": "data errors files learners serving",
+    "predict": "data errors files learners serving value_checks",
     "protocols": (
         "build checkpoint checks config data errors files learners messages method_facts method_options "
-        "metrics options predictions processes recipes records run source_options trackers train"
+        "metrics options predictions processes recipes records run source_options trackers train value_checks"
     ),
     "companion": (
         "accelerators build checkpoint companion_checks companion_options companion_run config data errors "
         "files fitting losses metrics predictions processes records source_options trackers train"
     ),
-    "inspection": "build config data errors files learners metrics options records report",
+    "inspection": "build config data errors files learners metrics options records report value_checks",
     "commands": (
         "companion companion_options config inspection options predict protocols report serving sharing"
     ),

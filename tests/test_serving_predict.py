@@ -176,4 +176,4 @@ def test_unreadable_images_are_skipped_on_request_and_named(
 def test_numbers_are_checked(option: str, prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["predict", "x.png", "--prompt", str(prompt), option, "-1"])
-    assert f"Expected {option.replace('-size', '_size')} of at least" in capsys.readouterr().err
+    assert f"Expected {option} of at least" in capsys.readouterr().err
