@@ -35,7 +35,7 @@ def check(config: ZeroShotConfig, writes_output: bool = True) -> None:
     at_least("eval_batch_size", config.eval_batch_size, 1)
     check_output(config.output)
     if writes_output:
-        check_writable(config.output)
+        check_writable("output", config.output)
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)

@@ -23,7 +23,7 @@ def check_companion(config: SupervisedConfig) -> None:
         UserError: naming the flag, what is expected and what came.
     """
     check_output(config.output)
-    check_writable(config.output)
+    check_writable("output", config.output)
     check_axis("labels", config.labels)
     check_seeds(config.seeds)
     for labels in config.labels:

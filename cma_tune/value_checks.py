@@ -16,9 +16,9 @@ def check_output(output: str) -> None:
         raise UserError(f"Expected a folder for --output, got the file {output}.")
 
 
-def check_writable(output: str) -> None:
+def check_writable(flag: str, folder: str | Path) -> None:
     """A folder in which something can be written, or a place where such a folder can be made."""
-    place = Path(output).absolute()
+    place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
     try:
@@ -27,8 +27,8 @@ def check_writable(output: str) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"Expected a folder for --output that can be written, got {output} ({error.strerror or error}); "
-            "choose another."
+            f"Expected a folder that can be written to for --{typed(flag)}, got {folder} "
+            f"({error.strerror or error}); name another place."
         ) from None
 
 

@@ -111,6 +111,7 @@ def test_classes_split_over_processes(script: Any) -> None:
         (["cma_loss", "--precision=bf16"], "unrecognized arguments: --precision=bf16"),
         (["processes", "--device=cuda"], "expected --device cpu"),
         (["few_shot_run", "--data-root=nowhere", "--backbone=embedded"], "nowhere"),
+        (["few_shot_run", "--data-root=.", "--backbone=embedded", "--side=plain"], "expected --folder with"),
     ],
 )
 def test_mistakes(script: Any, typed: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,10 @@ MAY_IMPORT: dict[str, str] = {
         "accelerators clip config data errors files fitting learners losses methods metrics processes run "
         "source_options trackers train"
     ),
-    "report": "companion_run config errors files method_options metrics predictions recipes records run",
+    "report": (
+        "companion_run config errors files method_options metrics predictions recipes records run "
+        "value_checks"
+    ),
     "serving": "clip data errors files hub learners",
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving value_checks",

@@ -286,7 +286,7 @@ def test_a_store_that_can_only_be_read_is_not_pruned(
 
 def test_only_what_is_written_to_has_to_be_writable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output that can be written, got .*/below \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"can be written to for --output, got .*/below \(Not a directory\)"):
         check(FewShotConfig(output=f"{tmp_path}/file/below"))
     check(FewShotConfig(output=f"{tmp_path}/file/below"), writes_output=False)
     check(FewShotConfig(output=f"{tmp_path}/new/below"))

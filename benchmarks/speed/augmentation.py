@@ -142,8 +142,7 @@ def at_once(options: argparse.Namespace, images: Tensor, threads: int) -> float:
 
 def main() -> None:
     """One line for each number of threads."""
-    parser = timing_options(__doc__.splitlines()[0] if __doc__ else "")
-    parser.set_defaults(repeats=5)
+    parser = timing_options(__doc__.splitlines()[0] if __doc__ else "", repeats=5)
     parser.add_argument("--batch", type=int, default=448)
     parser.add_argument("--batches", type=int, default=20, help="of the loader, a measurement")
     parser.add_argument("--quick", action="store_true", help="a small batch, measured once: does it run?")

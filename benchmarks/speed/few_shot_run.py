@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from speed_options import leave, machine_options, parse, precision_option
 from speed_tools import PlainPrompts, in_a_process_of_its_own, peak_memory
@@ -67,13 +68,13 @@ def whole_run(options: argparse.Namespace) -> dict[str, object]:
         train_features="stored" if side == "stored" else "live",
         mixed_precision=MIXED[options.precision],
     )
-    if side == "plain":
-        MAKERS["coop"] = plain_maker
     setup = Setup(config)
     assert setup.backbone  # loading it is no part of the comparison
-    start = time.perf_counter()
-    peak = peak_memory(lambda: few_shot(config, setup), options.device, every=0.02)
-    total = time.perf_counter() - start
+    maker = plain_maker if side == "plain" else MAKERS["coop"]
+    with patch.dict(MAKERS, coop=maker):
+        start = time.perf_counter()
+        peak = peak_memory(lambda: few_shot(config, setup), options.device, every=0.02)
+        total = time.perf_counter() - start
     record: dict[str, Any] = json.loads(next(Path(config.output).rglob("record.json")).read_text())
     return {
         "run": "stored, again" if again else side,
@@ -101,6 +102,8 @@ def main() -> None:
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if options.side:
+        if options.folder is None:
+            parser.error("expected --folder with --side, got none")
         try:
             print(json.dumps(whole_run(options)))
         except UserError as error:

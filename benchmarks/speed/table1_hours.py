@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -96,13 +96,10 @@ def steps(name: str, classes: int, shots: int) -> int:
     return recipe_epochs(name, shots) * math.ceil(classes * shots / BATCH)
 
 
-def read(folder: Path, ending: str) -> dict[str, Parts]:
-    """The measured parts by backbone.
-
-    Raises:
-        SystemExit: they are not there.
-    """
-    text_rows, step_rows = (content_of(folder, name, ending)["rows"] for name in MEASURED)
+def parts_by_backbone(
+    text_rows: Sequence[Mapping[str, Any]], step_rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Parts]:
+    """The measured parts out of the rows of both benchmarks."""
     text = {
         side: {row["classes"]: row[f"{side} s"] for row in text_rows if row["context tokens"] == TOKENS}
         for side in ("plain", "packed")
@@ -111,18 +108,16 @@ def read(folder: Path, ending: str) -> dict[str, Parts]:
     return {row["backbone"]: Parts(text, {side: row[f"{side} s"] for side in sides}) for row in step_rows}
 
 
-def content_of(folder: Path, name: str, ending: str) -> dict[str, Any]:
-    """What one benchmark left."""
-    path = folder / f"{name}{ending}.json"
+def content_of(path: Path) -> dict[str, Any]:
+    """What one benchmark left.
+
+    Raises:
+        SystemExit: there is no such file.
+    """
     if not path.is_file():
         raise SystemExit(f"Expected the figures of a benchmark in {path}, got no such file; run it first.")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def measured(folder: Path, name: str, ending: str) -> dict[str, object]:
-    """What one benchmark says of its figures: machine, commit, date."""
-    return {key: value for key, value in content_of(folder, name, ending).items() if key != "rows"}
 
 
 def main() -> None:
@@ -134,8 +129,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help=f"folder for the estimate as JSON, such as {RESULTS}")
     options = parser.parse_args()
     ending = suffix(options.device, options.precision)
+    about = {name: content_of(options.folder / f"{name}{ending}.json") for name in MEASURED}
+    measured_rows = [about[name].pop("rows") for name in MEASURED]
     rows: list[dict[str, object]] = []
-    for backbone, parts in read(options.folder, ending).items():
+    for backbone, parts in parts_by_backbone(*measured_rows).items():
         for side in ("plain", "live", "stored"):
             few_shot, base_to_novel = hours(parts, side)
             total = few_shot + base_to_novel
@@ -148,7 +145,6 @@ def main() -> None:
                     "both h": total,
                 }
             )
-    about = {name: measured(options.folder, name, ending) for name in MEASURED}
     write(f"table1_hours{ending}.json", options.output, {"measured": about}, rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from cma_tune.report.page import write_page
 from cma_tune.report.published import against_paper
 from cma_tune.report.sheets import Sheet, format_sheets
 from cma_tune.report.tables import Table, build_tables
+from cma_tune.value_checks import check_writable
 
 __all__ = ["build_tables", "comparison_sentence", "draw_figures", "format_tables", "report"]
 
@@ -56,8 +56,10 @@ def report(
     """
     if html is not None and Path(html).is_dir():
         raise UserError(f"Expected a file for --html, got the folder {html}; name a file in it.")
-    _check_folder("html", None if html is None else Path(html).parent)
-    _check_folder("figures", None if figures is None else Path(figures))
+    if html is not None:
+        check_writable("html", Path(html).parent)
+    if figures is not None:
+        check_writable("figures", figures)
     found = list(find_results(Path(folder), _say_skipped))
     experiments = [(where, record) for where, record in found if record.protocol == LAB]
     trained = [record for _, record in found if record.protocol in COMPANION]
@@ -74,21 +76,6 @@ def report(
     if html is not None:
         write_page(Path(html), tables, sheets, drawn)
         print(f"page: {html}", file=sys.stderr)
-
-
-def _check_folder(flag: str, folder: Path | None) -> None:
-    """Whether files can be written into a folder, which is made if it is missing."""
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:  # a file in its place, or on the way to it
-        writable = False
-    if not writable:
-        raise UserError(
-            f"Expected a folder that can be written to for --{flag}, got {folder}; name another place."
-        )
 
 
 def _formatted(
