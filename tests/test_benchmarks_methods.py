@@ -54,7 +54,10 @@ def test_rows_read_back_and_the_page_compares_them(
     assert line == (f"| CoOp | 51.33 ± 1.41 | 52.50 ± 1.22 | 52.33 ± 1.41 | 0.3, 0, 0.3 | +1.00 | {p:.3f} |")
     p = stats.ttest_rel(PENALISED, PLAIN).pvalue
     assert page.fixed(cells).splitlines()[2] == f"| CoOp | +1.17 | 3/3 | {p:.3f} |"
-    costs = [rows.Cost("coop", 2.0, 3.0, 900.0), rows.Cost("tip_adapter", 0.0, None, 800.0)]
+    costs = [
+        rows.Cost("coop", 20.0, 2.0, 3.0, 45.0, 900.0),
+        rows.Cost("tip_adapter", 0.0, 0.0, None, 1.5, 800.0),
+    ]
     rows.write_costs(tmp_path / "costs.csv", costs)
     assert rows.read_costs(tmp_path / "costs.csv") == costs
     cells[rows.Cell("tip_adapter", "few-shot", 1)] = [
@@ -62,10 +65,10 @@ def test_rows_read_back_and_the_page_compares_them(
     ]
     p = stats.ttest_rel([52.0, 51.0, 54.0], PLAIN).pvalue
     head, _, *lines = page.overview(cells, costs).splitlines()
-    assert "| accuracy, 1 shot | accuracy, 16 shots | s an epoch, λ = 0 |" in head
+    assert "| accuracy, 1 shot | accuracy, 16 shots | epochs | s an epoch, λ = 0 |" in head
     assert lines == [
-        f"| CoOp | – | 51.33 → 52.33 (p {p:.3f}) | 2.000 | 3.000 | 900 |",
-        "| Tip-Adapter | 60.00 | – | 0.000 | – | 800 |",
+        f"| CoOp | – | 51.33 → 52.33 (p {p:.3f}) | 20 | 2.000 | 3.000 | 45.0 | 900 |",
+        "| Tip-Adapter | 60.00 | – | 0 | 0.000 | – | 1.5 | 800 |",
     ]
 
 

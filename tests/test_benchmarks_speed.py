@@ -167,6 +167,15 @@ def test_the_hours_of_the_whole_table(
     assert found == {side: f"{seconds / 3600:.3g}" for side, seconds in expected.items()}
 
 
+def test_figures_go_to_a_folder_not_to_a_file(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "json").write_text("")
+    with pytest.raises(SystemExit):
+        script("cma_loss")
+    assert f"expected a folder, got the file {tmp_path / 'json'}" in capsys.readouterr().err
+
+
 def test_there_is_no_other_script() -> None:
     names = {"text_step", "cocoop_step", "training_step", "cma_loss", "few_shot_run", "speed_tools"}
     names |= {

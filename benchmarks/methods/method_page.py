@@ -23,7 +23,7 @@ METRIC_NAMES = {
     "novel_accuracy": "novel accuracy",
     "harmonic_mean": "H",
 }
-COST_HEADERS = ("s an epoch, λ = 0", "s an epoch, λ > 0", "peak MiB")
+COST_HEADERS = ("epochs", "s an epoch, λ = 0", "s an epoch, λ > 0", "s a run", "peak MiB")
 HALVES = ("base_accuracy", "novel_accuracy")
 Choose = Callable[[Row], bool]
 
@@ -162,11 +162,11 @@ def fixed(cells: Mapping[Cell, list[Row]]) -> str:
 
 
 def _cost(one: Cost | None) -> list[str]:
-    """Seconds of an epoch at 16 shots without and with the loss, and the peak memory of the process."""
+    """Epochs, seconds of one without and with the loss, seconds of a run at 16 shots, peak memory."""
     if one is None:
         return ["–"] * len(COST_HEADERS)
     penalised = "–" if one.penalised is None else f"{one.penalised:.3f}"
-    return [f"{one.seconds:.3f}", penalised, f"{one.peak_mib:.0f}"]
+    return [f"{one.epochs:g}", f"{one.seconds:.3f}", penalised, f"{one.run:.1f}", f"{one.peak_mib:.0f}"]
 
 
 def main() -> None:

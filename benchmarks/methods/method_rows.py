@@ -12,7 +12,7 @@ from cma_tune.files import write_text
 
 FIGURES = ("accuracy", "base_accuracy", "novel_accuracy", "harmonic_mean", "validation_accuracy", "ece")
 COLUMNS = ("method", "protocol", "shots", "seed", "weight", "selected", *FIGURES)
-COSTS = ("method", "seconds_an_epoch", "seconds_an_epoch_with_cma", "peak_mib")
+COSTS = ("method", "epochs", "seconds_an_epoch", "seconds_an_epoch_with_cma", "seconds_a_run", "peak_mib")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,18 @@ class Cost:
 
     Attributes:
         method: its name.
+        epochs: how many times it goes through its training images; 0 for a method without training.
         seconds: of an epoch at λ = 0.
         penalised: of an epoch at λ > 0; None for a method without a loss.
+        run: seconds of a whole run at λ = 0, with the making of the learner and the evaluation.
         peak_mib: peak resident memory of the process, in MiB.
     """
 
     method: str
+    epochs: float
     seconds: float
     penalised: float | None
+    run: float
     peak_mib: float
 
 
@@ -90,8 +94,10 @@ def write_costs(path: Path, costs: Sequence[Cost]) -> None:
     lines = [
         [
             one.method,
+            f"{one.epochs:g}",
             f"{one.seconds:.5f}",
             "" if one.penalised is None else f"{one.penalised:.5f}",
+            f"{one.run:.3f}",
             f"{one.peak_mib:.0f}",
         ]
         for one in costs
@@ -102,8 +108,17 @@ def write_costs(path: Path, costs: Sequence[Cost]) -> None:
 def read_costs(path: Path) -> list[Cost]:
     """The costs of a table; none where there is no table yet."""
     return [
-        Cost(name, float(seconds), float(penalised) if penalised else None, float(peak))
-        for name, seconds, penalised, peak in ([line[key] for key in COSTS] for line in _read(path))
+        Cost(
+            name,
+            float(epochs),
+            float(seconds),
+            float(penalised) if penalised else None,
+            float(run),
+            float(peak),
+        )
+        for name, epochs, seconds, penalised, run, peak in (
+            [line[key] for key in COSTS] for line in _read(path)
+        )
     ]
 
 

@@ -180,6 +180,16 @@ def parser_for(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def epochs_option(parser: argparse.ArgumentParser) -> None:
+    """Fewer epochs than the methods' own."""
+    parser.add_argument(
+        "--epochs",
+        type=epochs_by_shots,
+        default={},
+        help="of text prompts and probes by shots, such as 4:25,16:20; else each method's own",
+    )
+
+
 def flags_of(options: argparse.Namespace) -> list[str]:
     """Dataset and backbone as `cma-tune` takes them."""
     place = [f"--dataset={options.dataset}", f"--data-root={options.data_root}"]
@@ -190,12 +200,7 @@ def main() -> None:
     """Run what the table lacks."""
     parser = parser_for(__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
-    parser.add_argument(
-        "--epochs",
-        type=epochs_by_shots,
-        default={},
-        help="of text prompts and probes by shots, such as 4:25,16:20; else each method's own",
-    )
+    epochs_option(parser)
     parser.add_argument(
         "--cells", default="1,4,16,novel", help="shots, and novel for base-to-novel, with commas between them"
     )

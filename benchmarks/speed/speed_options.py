@@ -26,7 +26,7 @@ def machine_options(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--output", type=Path, help=f"folder for the figures as JSON, such as {RESULTS}")
+    parser.add_argument("--output", type=folder, help=f"folder for the figures as JSON, such as {RESULTS}")
     return parser
 
 
@@ -70,6 +70,17 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(
             f"expected whole numbers with commas between them, got {text}"
         ) from None
+
+
+def folder(text: str) -> Path:
+    """A folder, or a place where one can be made.
+
+    Raises:
+        argparse.ArgumentTypeError: a file is there.
+    """
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, got the file {text}")
+    return Path(text)
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

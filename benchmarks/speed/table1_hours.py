@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from speed_options import PRECISIONS, RESULTS, suffix, write
+from speed_options import PRECISIONS, RESULTS, folder, suffix, write
 
 from cma_tune.data.catalog import CATALOG
 from cma_tune.recipes import RELEASE_WEIGHTS, recipe_epochs
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with the JSON files of text_step.py and training_step.py")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the figures")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="float32")
-    parser.add_argument("--output", type=Path, help=f"folder for the estimate as JSON, such as {RESULTS}")
+    parser.add_argument("--output", type=folder, help=f"folder for the estimate as JSON, such as {RESULTS}")
     options = parser.parse_args()
     ending = suffix(options.device, options.precision)
     about = {name: content_of(options.folder / f"{name}{ending}.json") for name in MEASURED}
