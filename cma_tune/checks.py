@@ -144,6 +144,11 @@ def _check_method(config: FewShotConfig) -> None:
             f"Expected all images in a batch of lp_plus_plus, whose steps follow from all of them, got "
             f"--optim.batch-size {config.optim.batch_size}; leave it out."
         )
+    if config.learner == "lp_plus_plus" and config.optim.optimizer not in (None, "sgd"):
+        raise UserError(
+            "Expected --optim.optimizer sgd with lp_plus_plus, whose step sizes are those of gradient "
+            f"descent, got {config.optim.optimizer}; leave it out."
+        )
     not_negative("kgcoop.weight", config.kgcoop.weight)
     not_negative("prograd.weight", config.prograd.weight)
     above_zero("prograd.temperature", config.prograd.temperature)

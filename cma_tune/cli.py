@@ -8,6 +8,7 @@ import re
 import sys
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from cma_tune.commands import COMMANDS
@@ -71,6 +72,7 @@ def _dispatch(arguments: list[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with plain_messages():
         _warn_of_unread(config)
+        config = _without_unused_weights(config)
         COMMANDS[name].run(config)
 
 
@@ -84,8 +86,38 @@ def _warn_of_unread(config: object) -> None:
         what, unread = f"this training ({method_name(config)})", unread_entries(config)
     else:
         return
+    if isinstance(config, FewShotConfig):
+        _warn_of_choices(config)
     if unread:
         log.warning("nothing of %s is changed by %s", what, ", ".join(f"--{typed(name)}" for name in unread))
+
+
+def _warn_of_choices(config: FewShotConfig) -> None:
+    """What is allowed, and hardly meant."""
+    if config.optim.steps_per_shot is not None and config.optim.epochs is not None:
+        log.warning("--optim.steps-per-shot takes the place of --optim.epochs, which changes nothing")
+    if config.learner == "linear_probe" and any(weight != 0 for weight in config.weights):
+        log.warning(
+            "the CMA loss spoils linear_probe, whose rows start at zero and have no direction to align yet; "
+            "--learner linear_probe_text starts from the class names"
+        )
+
+
+def _without_unused_weights(config: Any) -> Any:
+    """A backbone that brings its weights is the same one with or without a tag of other weights beside it."""
+    if not (hasattr(config, "pretrained") and hasattr(config, "backbone")):
+        return config
+    from cma_tune.clip.sources import brings_weights
+
+    beside = [name for name in ("pretrained", "model_config") if getattr(config, name, None) is not None]
+    if not beside or config.backbone is None or not brings_weights(config.backbone):
+        return config
+    if os.environ.get("RANK", "0") == "0":
+        flags = ", ".join(f"--{typed(name)}" for name in beside)
+        log.warning(
+            "--backbone %s brings its own weights: nothing of it is changed by %s", config.backbone, flags
+        )
+    return replace(config, **dict.fromkeys(beside))
 
 
 def _without_catalog(arguments: list[str]) -> list[str]:

@@ -70,9 +70,10 @@ def upload(folder: Path, name: str, private: bool | None, token: str | None = No
     check_repository(name)
     from huggingface_hub import HfApi
 
-    with _one_sentence(f"Expected to write to the repository {name} of the Hub"):
+    expected = f"Expected to write to the repository {name} of the Hub"
+    with _one_sentence(expected):
         if not hub_found():
-            raise ConnectionError("no address")
+            raise UserError(f"{expected}, but the Hub can't be reached; check the connection.")
         api = HfApi(token=token)
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, **{"commit_message": MESSAGE, **commit})

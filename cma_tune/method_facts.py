@@ -93,14 +93,16 @@ def unused_blocks(learner: str) -> set[str]:
 
 
 def unread_options(config: object, learner: str) -> list[str]:
-    """Names of the options of other methods that were given values of their own, as ``kgcoop.weight``.
+    """Names of options that were given values of their own and mean nothing, as ``kgcoop.weight`` may.
+
+    They are those of other methods, and those of training for a method that trains nothing.
 
     Args:
         config: holds a block for every group of options, by its name.
         learner: the method.
     """
     unread = []
-    for name in sorted(unused_blocks(learner)):
+    for name in [*sorted(unused_blocks(learner)), *(["optim"] if learner in UNTRAINED else [])]:
         given = getattr(config, name)
         plain = type(given)()
         unread += [f"{name}.{key}" for key in vars(given) if getattr(given, key) != getattr(plain, key)]

@@ -16,7 +16,7 @@ from cma_tune.learners.saving import check_context, from_pretrained, nearest_wor
 from cma_tune.serving.formats import Format, Labels, lines
 from cma_tune.serving.image_files import check_exist, image_files, pixel_batches
 from cma_tune.serving.predictors import Predictor, check_found, find, load
-from cma_tune.value_checks import at_least
+from cma_tune.value_checks import at_least, check_file_to_write
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,12 @@ def predict(
         skip_unreadable: name images that can't be read, and go on without them.
 
     Raises:
-        UserError: see `class_probabilities`; or the file of class names is missing or empty.
+        UserError: see `class_probabilities`; or the file of class names is missing or empty, or `output`
+            can't be written.
     """
+    target = None if output is None else Path(output).expanduser()
+    if target is not None:
+        check_file_to_write("output", target)
     for flag, value, least in (("top", top, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
         at_least(flag, value, least)
     found = find(prompt)  # a wrong folder is told before a wrong file of names
@@ -123,11 +127,13 @@ def predict(
     predictor = load(found, class_names, _device())
     each = _each(files, predictor, batch_size, workers, skip_unreadable)
     rows = ((path, _best(row, predictor.class_names, top)) for path, row in each)
-    if output is None:
+    if target is None:
         for line in lines(rows, form):
             print(line)
     else:
-        write_atomically(Path(output).expanduser(), lambda temporary: _write(temporary, lines(rows, form)))
+        labelled = list(rows)
+        write_atomically(target, lambda temporary: _write(temporary, lines(labelled, form)))
+        print(f"{target}: labels of {len(labelled)} images")
 
 
 def _best(row: torch.Tensor, class_names: Sequence[str], top: int) -> Labels:

@@ -32,6 +32,13 @@ def check_writable(flag: str, folder: str | Path) -> None:
         ) from None
 
 
+def check_file_to_write(flag: str, path: str | Path) -> None:
+    """A file, or nothing yet, in a folder in which something can be written."""
+    if Path(path).is_dir():
+        raise UserError(f"Expected a file for --{typed(flag)}, got the folder {path}; add a file's name.")
+    check_writable(flag, Path(path).parent)
+
+
 def check_axis(name: str, values: Sequence[object]) -> None:
     """At least one value, and none twice."""
     if not values:

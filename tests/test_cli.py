@@ -253,3 +253,38 @@ def test_options_of_another_method_are_warned_of(
     assert not capsys.readouterr().err
     main(["few-shot", "--learner", "linear_probe", "--context.tokens", "4"])
     assert capsys.readouterr().err.endswith("of --learner linear_probe is changed by --context.tokens\n")
+    main(["few-shot", "--learner", "tip_adapter", "--weights", "0", "--optim.epochs", "5"])
+    assert capsys.readouterr().err.endswith("of --learner tip_adapter is changed by --optim.epochs\n")
+
+
+def test_choices_that_are_hardly_meant_are_warned_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMMANDS, "few-shot", replace(COMMANDS["few-shot"], run=lambda config: None))
+    main(["few-shot", "--learner", "linear_probe", "--weights", "0,0.3"])
+    assert "--learner linear_probe_text starts from the class names" in capsys.readouterr().err
+    main(["few-shot", "--learner", "linear_probe", "--weights", "0"])
+    main(["few-shot", "--learner", "linear_probe_text", "--weights", "0.3"])
+    main(["few-shot", "--optim.steps_per_shot", "10"])
+    assert not capsys.readouterr().err
+    main(["few-shot", "--optim.steps_per_shot", "10", "--optim.epochs", "3"])
+    assert "--optim.steps-per-shot takes the place of --optim.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kept"), [("embedded", None), ("transformers-dir:x", None), ("RN50", "openai")]
+)
+def test_weights_beside_a_backbone_that_brings_its_own(
+    backbone: str,
+    kept: str | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    got: list[FewShotConfig] = []
+    monkeypatch.setitem(COMMANDS, "few-shot", replace(COMMANDS["few-shot"], run=got.append))
+    main(["few-shot", "--backbone", backbone, "--pretrained", "openai"])
+    assert got[0].pretrained == kept
+    said = (
+        f"cma-tune: --backbone {backbone} brings its own weights: nothing of it is changed by --pretrained\n"
+    )
+    assert capsys.readouterr().err == ("" if kept else said)

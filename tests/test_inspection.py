@@ -221,3 +221,5 @@ def test_a_run_without_a_prompt_of_its_own_is_refused(runs: tuple[Path, Record, 
         inspect(InspectConfig(str(zero)))
     with pytest.raises(UserError, match="Expected --rows of at least 1, got 0"):
         inspect(InspectConfig(str(runs[0]), rows=0))
+    with pytest.raises(UserError, match="Expected a folder that can be written to for --output, got /proc"):
+        inspect(InspectConfig(str(runs[0]), output="/proc/x"))

@@ -167,6 +167,17 @@ def test_new_weights_beside_an_old_card_are_told(tmp_path: Path, monkeypatch: py
         from_pretrained(tmp_path, backbone())
 
 
+def test_a_file_is_no_place_to_save_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Expected a folder to save to, got the file"):
+        learned().save_pretrained(tmp_path / "file")
+
+
+def test_a_text_is_no_list_of_class_names() -> None:
+    with pytest.raises(UserError, match="Expected a list of class names, got the text 'cat'"):
+        learned().for_classes("cat")
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"card\.json, but there is no such file"):
         from_pretrained(tmp_path / "nowhere", backbone())

@@ -108,6 +108,32 @@ def test_the_prompt_is_looked_at_first_then_the_names_then_the_images(
         predict(images, str(prompt), top=0)
 
 
+@pytest.mark.usefixtures("no_weights")
+def test_what_is_near_a_prompt_is_told_from_it(prompt: Path, images: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"got the folder {tmp_path}; name {prompt}\."):
+        predict(images, str(tmp_path))
+    weights = prompt / "prompt.safetensors"
+    with pytest.raises(UserError, match=rf"got the file {weights}; name the folder {prompt}\."):
+        predict(images, str(weights))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "classifier.json").write_text("{}")
+    with pytest.raises(UserError, match=r"got the export .*export, which holds no prompt"):
+        from_pretrained(tmp_path / "export")
+    (tmp_path / "export" / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"Expected the folder of an exported model, got the file"):
+        predict(images, str(tmp_path / "export" / "model.safetensors"))
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_where_labels_can_not_be_written_is_told_first(
+    prompt: Path, images: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"Expected a file for --output, got the folder"):
+        predict(images, str(prompt), output=str(tmp_path))
+    with pytest.raises(UserError, match=r"Expected a folder that can be written to for --output, got /proc"):
+        predict(images, str(prompt), output="/proc/labels.csv")
+
+
 def test_a_damaged_image_is_named_without_a_word_of_splits(prompt: Path, images: list[str]) -> None:
     Path(images[1]).write_bytes(b"no image")
     with pytest.raises(UserError) as caught:

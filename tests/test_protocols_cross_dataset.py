@@ -152,6 +152,10 @@ def test_a_saved_prompt_gives_the_same_without_its_dataset(
         UserError, match=r"no --dataset beside --prompt, which has its own \(digits\), got dtd"
     ):
         cross_dataset(replace(saved, dataset="dtd"))
+    with pytest.raises(
+        UserError, match=r"no --backbone beside --prompt, which has its own \(local-dir:.*\), got RN50"
+    ):
+        cross_dataset(replace(saved, backbone="RN50", pretrained="openai"))
     cross_dataset(replace(saved, shots=[1, 4]))
     assert "nothing of it is changed by --shots" in caplog.text
 

@@ -344,7 +344,7 @@ def test_mistakes_are_told_before_any_weights_load(tmp_path: Path, monkeypatch: 
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(UserError, match=r"new or empty folder to write to, got .*full"):
         export(prompt, "classifier", tmp_path / "full")
-    with pytest.raises(UserError, match=r"card of a learned prompt"):
+    with pytest.raises(UserError, match=r"Expected the folder of a learned prompt .*; name .*prompt\."):
         export(tmp_path, "classifier", tmp_path / "out")
 
 

@@ -72,6 +72,10 @@ class Learner(HubModel, nn.Module):
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str]) -> None:
         super().__init__()
+        if isinstance(class_names, str):
+            raise UserError(
+                f"Expected a list of class names, got the text '{class_names}'; put it in a list."
+            )
         if not class_names:
             raise UserError("Expected at least one class name, got none.")
         # In a tuple, so that the frozen weights are neither parameters nor state of the learner.

@@ -55,10 +55,12 @@ class HubModel(ModelHubMixin):
             What `push_to_hub` does, if it is called.
 
         Raises:
-            UserError: the folder has a ``config.json``, which belongs to another model and which the mixin
-                would delete; or see `push_to_hub`.
+            UserError: there is a file, or the folder has a ``config.json``, which belongs to another model
+                and which the mixin would delete; or see `push_to_hub`.
         """
         folder = Path(save_directory).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"Expected a folder to save to, got the file {folder}; name another place.")
         if (folder / CONFIG_NAME).exists():
             raise UserError(
                 f"Expected a folder without the {CONFIG_NAME} of a model, got {folder}; name another."

@@ -34,6 +34,8 @@ from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
 from cma_tune.learners.vpt import Vpt
 
 CARD, FORMAT = "card.json", 1
+EXPORT = "classifier.json"
+"""What describes an export, which is no prompt."""
 BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
 _KINDS: tuple[type[Learner], ...] = (
     *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
@@ -112,7 +114,10 @@ def read_card(source: Path | str) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is of another format.
     """
-    path = prompt_folder(source) / CARD
+    folder = prompt_folder(source)
+    path = folder / CARD
+    if not path.is_file() and (hint := _hint(folder)):
+        raise UserError(f"Expected the folder of a learned prompt (with {CARD}), got {hint}.")
     card = read_json(path, "the card of a learned prompt")
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
         raise UserError(
@@ -128,6 +133,18 @@ def read_card(source: Path | str) -> dict[str, Any]:
     if unfit:
         raise UserError(f"Expected {', '.join(unfit)} in the prompt card {path}; save the prompt again.")
     return card
+
+
+def _hint(path: Path) -> str | None:
+    """What a path without a card is instead, and what to name, where that can be told."""
+    if path.is_file() and (path.parent / CARD).is_file():
+        return f"the file {path}; name the folder {path.parent}"
+    below = sorted(path.glob(f"*/{CARD}"))
+    if below:
+        return f"the folder {path}; name {below[0].parent}"
+    if (path / EXPORT).is_file():
+        return f"the export {path}, which holds no prompt; name the prompt that it was made of"
+    return None
 
 
 def read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -71,17 +71,22 @@ def check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) ->
     """What was chosen when the prompt was learned can't be chosen again; what is then not read is warned of.
 
     Raises:
-        UserError: another dataset or method than the prompt's.
+        UserError: another dataset, method or backbone than the prompt's.
     """
     plain = type(config)()
-    for name in ("dataset", "learner"):
-        given, kept = getattr(config, name), card.get(name)
+    backbone = {entry: card["backbone"][entry] for entry in ("pretrained", "model_config")}
+    own = {**card, **backbone, "backbone": card["backbone"]["name"]}
+    for name in ("dataset", "learner", "backbone", *backbone):
+        given, kept = getattr(config, name), own.get(name)
         if kept is not None and given not in (getattr(plain, name), kept):
             raise UserError(
                 f"Expected no --{typed(name)} beside --prompt, which has its own ({kept}), got {given}; "
                 "take it out."
             )
-    of_learning = ("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment")
+    of_learning = (
+        *("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment"),
+        *("train_features", "views"),
+    )
     unread = [name for name in of_learning if getattr(config, name) != getattr(plain, name)]
     if unread:
         log.warning(

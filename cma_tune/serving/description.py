@@ -12,11 +12,11 @@ from cma_tune.clip.backbone import Preprocessing
 from cma_tune.errors import UserError
 from cma_tune.files import read_json
 from cma_tune.learners.base import Learner
-from cma_tune.learners.saving import BACKBONE_ENTRIES
+from cma_tune.learners.saving import BACKBONE_ENTRIES, EXPORT
 
 Form = Literal["classifier", "model", "onnx"]
 
-FILE, FORMAT = "classifier.json", 1
+FILE, FORMAT = EXPORT, 1
 
 KEY = "cma_tune"
 """Entry of the metadata of safetensors and ONNX files that holds the text."""

@@ -16,6 +16,7 @@ from cma_tune.serving.description import Description, Form
 from cma_tune.serving.lookup_model import write_model
 from cma_tune.serving.names import check_names
 from cma_tune.serving.onnx_file import check_for_onnx, write_onnx
+from cma_tune.value_checks import check_writable
 
 _WRITE: dict[Form, Callable[[Learner, Path, Mapping[str, Any]], Description]] = {
     "classifier": write_classifier,
@@ -47,7 +48,8 @@ def export(
         classes: file of class names, one a line; by default the names the prompt was learned on.
 
     Raises:
-        UserError: the prompt can't be read, the method has no such form, or the folder is not empty.
+        UserError: the prompt can't be read, the method has no such form, or the folder is not empty or can't
+            be written.
     """
     card = read_card(prompt)
     kind = LEARNERS[card["learner"]]
@@ -59,6 +61,7 @@ def export(
     names = None if classes is None else read_class_names(Path(classes))
     if names is not None:
         check_names(names, card)
+    check_writable("output", Path(output).expanduser().parent)
     with new_folder(Path(output).expanduser()) as folder:
         learner = from_pretrained(prompt)
         chosen = learner if names is None else learner.for_classes(names)

@@ -25,7 +25,7 @@ def image_files(arguments: Sequence[str]) -> list[str]:
 
     Args:
         arguments: files, folders (all images below them, sorted by path), glob patterns (sorted), or ``-``
-            for standard input with one of these a line.
+            for standard input with one of these a line, or between NUL characters as ``find -print0`` does.
 
     Raises:
         UserError: there are none, or a folder or pattern has none.
@@ -44,7 +44,8 @@ def _lines(argument: str) -> Iterator[str]:
     if argument != STANDARD_INPUT:
         yield argument
         return
-    yield from (line for raw in sys.stdin if (line := raw.rstrip("\r\n")))
+    for line in sys.stdin:
+        yield from (name for part in line.split("\0") if (name := part.rstrip("\r\n")).strip())
 
 
 def _expanded(name: str) -> list[str]:

@@ -27,6 +27,9 @@ from cma_tune.serving.onnx_file import MODEL, open_onnx, run_onnx
 FILES = (*SHARED, described.FILE, MATRIX, CONFIG, WEIGHTS, MODEL, f"{MODEL}.data", *lookup_transformers.FILES)
 """All that is read of a repository on the Hub."""
 
+WHOLE_MODELS = (WEIGHTS, "model.safetensors")
+"""Weights that say nothing without the files beside them."""
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -69,10 +72,14 @@ def find(source: str | Path) -> Found:
         UserError: it is none of these.
     """
     path = local_folder(source, FILES, "a learned prompt or an exported classifier")
-    if path.is_file():
+    if path.is_file() and not (path.parent / CARD).is_file():
         if path.suffix not in (".onnx", ".safetensors"):
             raise UserError(
                 f"Expected a folder, an .onnx or a .safetensors file to predict with, got the file {path}."
+            )
+        if path.name in WHOLE_MODELS and (path.parent / described.FILE).is_file():
+            raise UserError(
+                f"Expected the folder of an exported model, got the file {path}; name {path.parent}."
             )
         return Found("onnx" if path.suffix == ".onnx" else "classifier", path)
     if (path / described.FILE).is_file() and not (path / CARD).is_file():
