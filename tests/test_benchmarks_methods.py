@@ -54,6 +54,8 @@ def test_rows_read_back_and_the_page_compares_them(
     assert line == (f"| CoOp | 51.33 ± 1.41 | 52.50 ± 1.22 | 52.33 ± 1.41 | 0.3, 0, 0.3 | +1.00 | {p:.3f} |")
     p = stats.ttest_rel(PENALISED, PLAIN).pvalue
     assert page.fixed(cells).splitlines()[2] == f"| CoOp | +1.17 | 3/3 | {p:.3f} |"
+    certain = page.paired_t_test([1.0, 2.0, 3.0], [11.0, 12.001, 12.999])
+    assert page.p_text(certain) == "<0.001" and page.p_text(page.paired_t_test([1.0, 2.0], [2.0, 3.0])) == "–"
     costs = [
         rows.Cost("coop", 20.0, 2.0, 3.0, 45.0, 900.0),
         rows.Cost("tip_adapter", 0.0, 0.0, None, 1.5, 800.0),

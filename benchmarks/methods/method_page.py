@@ -133,7 +133,9 @@ def _against(plain: Mapping[int, float], chosen: Mapping[int, float], rows: Sequ
 
 def p_text(test: PairedT) -> str:
     """p, or nothing where all differences are the same: there is no spread to measure their mean by."""
-    return f"{test.p:.3f}" if math.isfinite(test.t) else "–"
+    if not math.isfinite(test.t):
+        return "–"
+    return f"{test.p:.3f}" if test.p >= 0.001 else "<0.001"
 
 
 def fixed(cells: Mapping[Cell, list[Row]]) -> str:
