@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, str] = {
         "companion_run config errors files method_options metrics predictions recipes records run "
         "value_checks"
     ),
-    "serving": "clip data errors files hub learners",
+    "serving": "clip data errors files hub learners value_checks",
     "sharing": "clip data errors files hub learners records",
     "predict": "data errors files learners serving value_checks",
     "protocols": (
@@ -70,7 +70,7 @@ MAY_IMPORT: dict[str, str] = {
     "commands": (
         "companion companion_options config inspection options predict protocols report serving sharing"
     ),
-    "cli": "arguments commands companion_options companion_run config errors messages method_facts",
+    "cli": "arguments clip commands companion_options companion_run config errors messages method_facts",
     "__main__": "cli",
     "__init__": "losses metrics processes",
 }
