@@ -81,13 +81,12 @@ def _warn_of_unread(config: object) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if isinstance(config, FewShotConfig):
+        _warn_of_choices(config)
         what, unread = f"--learner {config.learner}", unread_options(config, config.learner)
     elif isinstance(config, SupervisedConfig):
         what, unread = f"this training ({method_name(config)})", unread_entries(config)
     else:
         return
-    if isinstance(config, FewShotConfig):
-        _warn_of_choices(config)
     if unread:
         log.warning("nothing of %s is changed by %s", what, ", ".join(f"--{typed(name)}" for name in unread))
 
@@ -105,12 +104,12 @@ def _warn_of_choices(config: FewShotConfig) -> None:
 
 def _without_unused_weights(config: Any) -> Any:
     """A backbone that brings its weights is the same one with or without a tag of other weights beside it."""
-    if not (hasattr(config, "pretrained") and hasattr(config, "backbone")):
+    beside = [name for name in ("pretrained", "model_config") if getattr(config, name, None) is not None]
+    if not beside:
         return config
     from cma_tune.clip.sources import brings_weights
 
-    beside = [name for name in ("pretrained", "model_config") if getattr(config, name, None) is not None]
-    if not beside or config.backbone is None or not brings_weights(config.backbone):
+    if not brings_weights(config.backbone):
         return config
     if os.environ.get("RANK", "0") == "0":
         flags = ", ".join(f"--{typed(name)}" for name in beside)

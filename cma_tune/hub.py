@@ -71,9 +71,9 @@ def upload(folder: Path, name: str, private: bool | None, token: str | None = No
     from huggingface_hub import HfApi
 
     expected = f"Expected to write to the repository {name} of the Hub"
+    if not hub_found():
+        raise UserError(f"{expected}, but the Hub can't be reached; check the connection.")
     with _one_sentence(expected):
-        if not hub_found():
-            raise UserError(f"{expected}, but the Hub can't be reached; check the connection.")
         api = HfApi(token=token)
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, **{"commit_message": MESSAGE, **commit})

@@ -63,11 +63,12 @@ def epochs_of(record: Record) -> float:
 def main() -> None:
     """Measure what the table lacks."""
     parser = parser_for(__doc__)
-    parser.add_argument("--features", type=Path, default=Path("runs/methods/features"))
+    parser.add_argument("--features", type=Path, help="by default those that method_runs.py stored")
     epochs_option(parser)
     options = parser.parse_args()
     table = options.table or RESULTS / f"{options.dataset}_costs.csv"
-    common = [*flags_of(options), f"--features-dir={options.features.resolve()}"]
+    features = options.features or Path("runs/methods") / options.dataset / "features"
+    common = [*flags_of(options), f"--features-dir={features.resolve()}"]
     for method in methods_of(options.only, options.frozen_images):
         costs = read_costs(table)
         if any(one.method == method for one in costs):

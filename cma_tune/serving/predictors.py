@@ -72,7 +72,8 @@ def find(source: str | Path) -> Found:
         UserError: it is none of these.
     """
     path = local_folder(source, FILES, "a learned prompt or an exported classifier")
-    if path.is_file() and not (path.parent / CARD).is_file():
+    of_a_prompt = path.name in SHARED and (path.parent / CARD).is_file()
+    if path.is_file() and not of_a_prompt:
         if path.suffix not in (".onnx", ".safetensors"):
             raise UserError(
                 f"Expected a folder, an .onnx or a .safetensors file to predict with, got the file {path}."
