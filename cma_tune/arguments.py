@@ -48,28 +48,39 @@ def normalize(
             with spaces between.
 
     Raises:
-        UserError: a value stands where an option should, or an option has none.
+        UserError: a value stands where an option should, an option has none, or two spellings of one option
+            are given.
     """
     kinds: dict[str, Any] = dict(options(config))
     result: list[str] = []
     loose: list[str] = []
+    spelt: dict[str, str] = {}
+    switch = None  # the option just before, if it is one without a value
     queue = deque(arguments)
     while queue:
         token = queue.popleft()
         if not token.startswith("--"):
             # A short option such as -h is the parser's to know or refuse; a lone dash is standard input.
             short = token.startswith("-") and token != "-" and not _is_number(token)
+            if switch and not short and positional is None:
+                raise UserError(f"Expected true or false after {switch}, got '{token}'.")
             (result if short else loose).append(token)
+            switch = None
             continue
+        switch = None
         flag, equals, value = token.partition("=")
         name = flag[2:].replace("-", "_")
         name = SPELLINGS.get(name, name)
+        if spelt.setdefault(name, flag) != flag and name not in SENTENCES:
+            raise UserError(f"Expected one of {spelt[name]} and {flag}, which are the same, got both.")
         if name.startswith("no_") and kinds.get(name[3:]) is bool and not equals:
             result.append(f"--{name[3:]}=false")
         elif name not in kinds:
             result += [f"--{name}{equals}{value}", *_stray_value(name, equals, queue)]
         else:
+            before = len(queue)
             value = value if equals else _next_value(flag, kinds[name], queue, command)
+            switch = flag if kinds[name] is bool and not equals and len(queue) == before else None
             result += _assignment(name, value, kinds[name])
     return result + _positional(loose, positional, kinds, command)
 

@@ -15,7 +15,6 @@ from cma_tune.value_checks import (
     check_axis,
     check_output,
     check_seeds,
-    check_writable,
     from_0_to_1,
     not_negative,
 )
@@ -33,9 +32,7 @@ def check(config: ZeroShotConfig, writes_output: bool = True) -> None:
     """
     at_least("workers", config.workers, 0)
     at_least("eval_batch_size", config.eval_batch_size, 1)
-    check_output(config.output)
-    if writes_output:
-        check_writable("output", config.output)
+    check_output(config.output, writes_output)
     if isinstance(config, FewShotConfig):
         _check_sweep(config)
         _check_training(config)

@@ -10,7 +10,6 @@ from cma_tune.value_checks import (
     check_axis,
     check_output,
     check_seeds,
-    check_writable,
     from_0_to_1,
     not_negative,
 )
@@ -23,7 +22,6 @@ def check_companion(config: SupervisedConfig) -> None:
         UserError: naming the flag, what is expected and what came.
     """
     check_output(config.output)
-    check_writable("output", config.output)
     check_axis("labels", config.labels)
     check_seeds(config.seeds)
     for labels in config.labels:

@@ -99,13 +99,19 @@ class Record:
         return [self.dataset.get("split"), *map(self.backbone.get, ("weights", "preprocessing"))]
 
     def headline(self) -> str:
-        """The main accuracies in one line: not those of single targets, nor of halves among all names."""
+        """The main accuracies in one line, and what validation chose for the method.
+
+        Not those of single targets, nor of halves among all names.
+        """
         shown = {
             SHORT.get(name, name.replace("_", " ")): value
             for name, value in self.figures.items()
             if ("accuracy" in name or "harmonic" in name) and ": " not in name and "_among_all" not in name
         }
-        return ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+        told = [f"{name} {value:.2f}" for name, value in shown.items()]
+        chosen = {name: value for name, value in self.training.get("chosen", {}).items() if name != "on"}
+        told += [f"{name} {value:g} by validation" for name, value in chosen.items()]
+        return ", ".join(told)
 
 
 def versions() -> dict[str, str]:

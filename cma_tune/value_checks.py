@@ -10,10 +10,12 @@ from pathlib import Path
 from cma_tune.errors import UserError, typed
 
 
-def check_output(output: str) -> None:
-    """A folder, or nothing yet."""
+def check_output(output: str | Path, written: bool = True) -> None:
+    """A folder, or nothing yet; where it is written to, this can be done."""
     if Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"Expected a folder for --output, got the file {output}.")
+    if written:
+        check_writable("output", output)
 
 
 def check_writable(flag: str, folder: str | Path) -> None:

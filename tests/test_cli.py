@@ -115,7 +115,7 @@ def test_module_and_script_are_the_same_command() -> None:
             ["--template", "a photo of a {}, a type of pet."],
             {"templates": ["a photo of a {}, a type of pet."]},
         ),
-        (["--template", "a {}.", "--template", "the {}."], {"templates": ["a {}.", "the {}."]}),
+        (["--template", "a {}.", "--templates", "the {}."], {"templates": ["a {}.", "the {}."]}),
         (["--mixed-precision", "bf16"], {"mixed_precision": "bf16"}),
     ],
 )
@@ -162,6 +162,17 @@ def test_positional_arguments() -> None:
         ("few-shot", ["--shots", "1,one"], ["Expected a whole number for --shots, got 'one'."]),
         ("report", ["a", "--against", "papers"], ["Expected paper for --against, got 'papers'"]),
         ("few-shot", ["caltech101"], ["'caltech101' without one"]),
+        (
+            "few-shot",
+            ["--tip.search", "maybe", "--shots", "1"],
+            ["Expected true or false after --tip.search, got 'maybe'."],
+        ),
+        ("few-shot", ["--resume", "false", "caltech101"], ["'caltech101' without one"]),
+        (
+            "few-shot",
+            ["--weights", "0", "--cma-weight", "0.3"],
+            ["Expected one of --weights and --cma-weight, which are the same, got both."],
+        ),
         ("few-shot", ["--dataset"], ["value after --dataset"]),
         ("few-shot", ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         ("report", [], ["Expected FOLDER for 'report', got none"]),

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, str] = {
         "value_checks"
     ),
     "serving": "clip data errors files hub learners value_checks",
-    "sharing": "clip data errors files hub learners records",
+    "sharing": "clip data errors files hub learners records value_checks",
     "predict": "data errors files learners serving value_checks",
     "protocols": (
         "build checkpoint checks config data errors files learners messages method_facts method_options "

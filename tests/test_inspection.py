@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +28,7 @@ from cma_tune.inspection.command import inspect
 from cma_tune.inspection.figures import class_changes, examples, most_changed, most_confused, most_similar
 from cma_tune.inspection.image_grid import changes_picture
 from cma_tune.inspection.outputs import Outputs, Part, load_parts, load_run, outputs
+from cma_tune.inspection.pictures import similarity_picture
 from cma_tune.learners import CoCoOp
 from cma_tune.learners.coop import ContextOptions
 from cma_tune.options import InspectConfig
@@ -211,6 +214,29 @@ def test_a_run_that_is_no_longer_what_it_was_is_refused(
     features = str(runs[0].parents[5] / "features")
     with pytest.raises(UserError, match=named):
         inspect(InspectConfig(str(_changed(runs[0], tmp_path / "copy", **changes)), features_dir=features))
+
+
+def test_the_third_panel_of_similarity_is_after_less_before() -> None:
+    labels = [0, 1, 2]
+    logits = torch.eye(3).tolist()
+    before = _side(logits, labels, [[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]])
+    after = _side(logits, labels, [[1, 0.4, 0.1], [0.4, 1, 0.3], [0.1, 0.3, 1]])
+    part = Part("test", ("a", "b", "c"), tuple(Item(str(i), i) for i in labels), before, after)
+    axes = [one for one in similarity_picture(part).axes if one.images]
+    assert [one.get_title().rpartition(", ")[2] for one in axes[2::3]] == ["after less before"] * 2
+    drawn = axes[2].images[0]
+    expected = np.ma.array([[0, 0.3, -0.1], [0.3, 0, 0], [-0.1, 0, 0]], mask=np.eye(3, dtype=bool))
+    array = drawn.get_array()
+    assert isinstance(array, np.ma.MaskedArray)
+    np.testing.assert_allclose(array.filled(9), expected.filled(9), atol=1e-6)
+    assert drawn.get_clim() == pytest.approx((-0.3, 0.3))
+    assert axes[5].images[0].get_clim() == (-1, 1)  # nothing has changed there
+
+
+@pytest.mark.parametrize("below", ["prompt", "record.json"])
+def test_what_is_in_a_run_names_the_run(below: str, runs: tuple[Path, Record, Record]) -> None:
+    with pytest.raises(UserError, match=re.escape(f"got {runs[0] / below}; name {runs[0]}.")):
+        inspect(InspectConfig(str(runs[0] / below), output=str(runs[0] / "inspect")))
 
 
 def test_a_run_without_a_prompt_of_its_own_is_refused(runs: tuple[Path, Record, Record]) -> None:

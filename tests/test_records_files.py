@@ -40,6 +40,8 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert load_record(tmp_path / "a/b/record.json") == record
     assert (record.shots, record.seed, record.weight, record.learner) == (4, 2, 0.3, "coop")
     assert record.headline() == "accuracy 61.25, validation accuracy 60.00"
+    searched = replace(record, training={"chosen": {"on": "validation", "alpha": 2.25, "beta": 5.5}})
+    assert searched.headline().endswith("accuracy 60.00, alpha 2.25 by validation, beta 5.5 by validation")
     halves = {"base_accuracy": 80.0, "novel_accuracy": 60.0, "harmonic_mean": 68.571}
     among = {f"{name}_among_all": 1.0 for name in halves}
     assert replace(record, figures=halves | among).headline() == "base 80.00, novel 60.00, H 68.57"

@@ -10,12 +10,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from fake_hub import Api, fake_api
 from tiny_runs import backbone, coop, few_shot_config, tiny_clip
 
 from cma_tune.cli import main
-from cma_tune.clip.backbone import Backbone
+from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.config import ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.learners import Lora, from_pretrained, save_prompt, saving
@@ -163,6 +164,32 @@ def test_a_dry_run_asks_nobody_and_can_be_repeated(
     (folder / "photo.jpg").touch()
     with pytest.raises(UserError, match="Expected a new or empty folder for --dry-run"):
         push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run=folder)
+    with pytest.raises(UserError, match="can be written to for --dry-run, got /proc/"):
+        push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run="/proc/dry")
+
+
+@pytest.mark.parametrize("folder", ["local-dir:{}", "embedded"])
+def test_the_snippet_of_peft_loads_the_adapter(folder: str, tmp_path: Path) -> None:
+    name = folder.format(tiny_clip())
+    learner = Lora(load_backbone(name), ("cat", "dog"), ["a {}."], LoraOptions())
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(0.05)
+    learner.save_pretrained(tmp_path)
+    _, body = read((tmp_path / "README.md").read_text())
+    snippet = body.rpartition("```python\n")[2].partition("```")[0]
+    assert "PeftModel" in snippet
+    # The card says no path of this machine.
+    snippet = snippet.replace(f"local-dir:{tiny_clip().name}", name).replace("FOLDER", str(tmp_path))
+    scope: dict[str, Any] = {}
+    exec(snippet, scope)
+    image = torch.rand(2, 3, *learner.backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    learner.eval()
+    with torch.no_grad():
+        theirs = torch.nn.functional.normalize(scope["model"].eval().encode_image(image), dim=-1)
+        ours = learner.encode_images(image)
+    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert not torch.allclose(ours, learner.backbone.encode_image(image), atol=1e-3)
 
 
 def test_a_lora_is_pushed_in_pefts_files(tmp_path: Path) -> None:
@@ -171,6 +198,11 @@ def test_a_lora_is_pushed_in_pefts_files(tmp_path: Path) -> None:
     names = {"README.md", "card.json", "adapter_config.json", "adapter_model.safetensors"}
     assert {path.name for path in (tmp_path / "dry").iterdir()} == names
     assert names - {"README.md"} <= set(saving.SHARED)
+    settings = json.loads((tmp_path / "dry" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "org/tiny-clip" and settings["r"] == 2
+    header, body = read((tmp_path / "dry" / "README.md").read_text())
+    assert {"lora", "peft"} <= set(header["tags"])
+    assert f'open_clip.create_model_and_transforms("{BACKBONE}")' in body
     again = from_pretrained(tmp_path / "dry", backbone())
     assert all(
         ours.equal(theirs) for ours, theirs in zip(again.parameters(), learner.parameters(), strict=True)

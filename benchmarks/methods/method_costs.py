@@ -10,7 +10,6 @@ counts: the machine should have nothing else to do. Stored features are there be
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from method_runs import (
     parser_for,
 )
 
+from cma_tune.data.batches import epoch_order
 from cma_tune.records import Record
 
 
@@ -56,8 +56,8 @@ def cost(
 
 def epochs_of(record: Record) -> float:
     """How many times a run went through its training images; 0 if it trained nothing."""
-    steps, images = int(record.training["steps"]), int(record.training["train_images"])
-    return steps / math.ceil(images / min(record.config["optim"]["batch_size"], images))
+    images, batch_size = int(record.training["train_images"]), int(record.config["optim"]["batch_size"])
+    return int(record.training["steps"]) / len(epoch_order(images, batch_size, 0, 0))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from cma_tune.inspection.page import method_name, page, part_sheets
 from cma_tune.inspection.pictures import confusion_picture, reliability_picture, similarity_picture
 from cma_tune.options import InspectConfig
 from cma_tune.report.sheets import format_sheets
-from cma_tune.value_checks import at_least, check_output, check_writable
+from cma_tune.value_checks import at_least, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,9 +37,7 @@ def inspect(config: InspectConfig) -> None:
         at_least(name, getattr(config, name), 1)
     folder = Path(config.folder)
     output = Path(config.output) if config.output else folder / "inspect"
-    check_output(str(output))
-    if folder.is_dir():  # else the missing record is told of first
-        check_writable("output", output)
+    check_output(output, written=folder.is_dir())  # else the missing record is told of first
     record, setup = load_run(config)
     parts = load_parts(folder, record, setup)
     if not setup.accelerator.is_main_process:

@@ -90,6 +90,8 @@ def load_run(config: InspectConfig) -> tuple[Record, Setup]:
         UserError: it is no run with a learned prompt, or its dataset is missing or another one.
     """
     folder = Path(config.folder)
+    if not (folder / FILE).is_file() and (folder.parent / FILE).is_file():  # the prompt's, or its card
+        raise UserError(f"Expected the folder of a run (with {FILE}), got {folder}; name {folder.parent}.")
     record = load_record(folder / FILE)
     if record.protocol not in ("few-shot", "base-to-novel"):
         raise UserError(

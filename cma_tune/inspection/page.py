@@ -90,7 +90,7 @@ def part_sheets(part: Part, method: str, rows: int) -> list[Sheet]:
             (one.first, one.second, Entry(one.before, digits=3), Entry(one.after, digits=3))
             for one in similar
         )
-        sheets.append(Sheet("Most similar texts after learning", columns, neighbours, labels=2))
+        sheets.append(Sheet("Most similar classes after learning", columns, neighbours, labels=2))
     return sheets
 
 

@@ -26,23 +26,30 @@ BEFORE, AFTER = "before: zero-shot", "after learning"
 
 
 def similarity_picture(part: Part) -> Figure:
-    """Cosines between classes' texts, and between classes' images and texts, before and after.
+    """Cosines between classes, and between classes' images and classes: before, after, and the difference.
 
-    Each row has one scale. A text's cosine with itself is left out of it.
+    A class is what the method has for it: its text's features, or a classifier's row. Before and after have
+    one scale in each row; the difference's has 0 in its middle. A class's cosine with itself is left out.
     """
-    figure = bare_figure(12, 11)
-    panels = figure.subplots(2, 2)
+    figure = bare_figure(18, 11)
+    panels = figure.subplots(2, 3)
     sides = (part.before, part.after)
     rows = (
-        ("text and text", [side.class_cosines.clone().fill_diagonal_(torch.nan) for side in sides]),
-        ("images (row) and text (column)", [side.image_cosines for side in sides]),
+        ("class and class", [side.class_cosines.clone().fill_diagonal_(torch.nan) for side in sides]),
+        ("images (row) and class (column)", [side.image_cosines for side in sides]),
     )
     for axes, (what, matrices) in zip(panels, rows, strict=True):
         known = torch.cat([matrix[matrix.isfinite()] for matrix in matrices])
         scale = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        for one, matrix, when in zip(axes, matrices, (BEFORE, AFTER), strict=True):
+        for one, matrix, when in zip(axes, matrices, (BEFORE, AFTER), strict=False):
             drawn = _heat_map(one, matrix, part.class_names, f"{what}, {when}", scale)
-        figure.colorbar(drawn, ax=list(axes), label="mean cosine", shrink=0.8)
+        figure.colorbar(drawn, ax=list(axes[:2]), label="mean cosine", shrink=0.8)
+        change = matrices[1] - matrices[0]
+        most = float(change.abs().nan_to_num(0.0).max()) or 1.0
+        drawn = _heat_map(
+            axes[2], change, part.class_names, f"{what}, after less before", (-most, most), "RdBu_r"
+        )
+        figure.colorbar(drawn, ax=axes[2], label="difference of mean cosine", shrink=0.8)
     return figure
 
 

@@ -9,9 +9,17 @@ from importlib import metadata
 from pathlib import PurePath
 from typing import Any
 
-from cma_tune.clip.sources import FOLDER, TRANSFORMERS, TRANSFORMERS_FOLDER
+from cma_tune.clip.sources import (
+    EMBEDDED,
+    FOLDER,
+    TRANSFORMERS,
+    TRANSFORMERS_FOLDER,
+    is_transformers_name,
+    transformers_source,
+)
 from cma_tune.clip.sources import HUB as HUB_PREFIX
 from cma_tune.errors import UserError
+from cma_tune.learners.adapted import CONFIG
 from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.saving import LEARNERS
 
@@ -98,13 +106,15 @@ def model_card(
 def _header(card: Mapping[str, Any], title: str, license: str | None, told: Told) -> str:
     from huggingface_hub import ModelCardData
 
-    own = issubclass(LEARNERS[card["learner"]], OwnClasses)
+    kind = LEARNERS[card["learner"]]
+    own = issubclass(kind, OwnClasses)
+    more = [*([] if own else ["prompt-learning"]), *(["peft"] if CONFIG in kind.files else [])]
     data = ModelCardData(
         library_name="cma_tune",
         license=license,
         pipeline_tag="image-classification" if own else "zero-shot-image-classification",
-        tags=["clip", "few-shot", *([] if own else ["prompt-learning"]), card["learner"].replace("_", "-")],
-        base_model=_base_model(card["backbone"]),
+        tags=["clip", "few-shot", *more, card["learner"].replace("_", "-")],
+        base_model=base_model(card["backbone"]),
         datasets=list(told.datasets) or None,
         model_name=title,
         eval_results=list(told.results) or None,
@@ -112,7 +122,7 @@ def _header(card: Mapping[str, Any], title: str, license: str | None, told: Told
     return str(data.to_yaml()).strip()
 
 
-def _base_model(backbone: Mapping[str, Any]) -> str | None:
+def base_model(backbone: Mapping[str, Any]) -> str | None:
     """The Hub's name of the backbone, where it has one."""
     name, tag = str(backbone["name"]), backbone["pretrained"]
     if name.startswith((HUB_PREFIX, TRANSFORMERS)):
@@ -204,5 +214,34 @@ def _loading(card: Mapping[str, Any], source: str) -> Iterator[str]:
     yield "```bash"
     yield f"cma-tune predict --prompt {source} photo.jpg photos/"
     yield "```"
+    if CONFIG in kind.files:
+        yield ""
+        yield "The adapter alone is in peft's own format:"
+        yield ""
+        yield "```python"
+        yield from _peft_loading(card["backbone"], source)
+        yield "```"
     yield ""
     yield f"Learned with cma_tune {metadata.version('cma_tune')}. The files are safetensors and JSON."
+
+
+def _peft_loading(backbone: Mapping[str, Any], source: str) -> Iterator[str]:
+    name = _backbone_name(backbone)
+    if is_transformers_name(name):
+        yield "import peft, transformers"
+        yield ""
+        yield f'model = transformers.AutoModel.from_pretrained("{transformers_source(name)}")'
+        yield f'model = peft.PeftModel.from_pretrained(model, "{source}")'
+        return
+    yield f"import {'' if name == EMBEDDED else 'open_clip, '}peft"
+    yield "from cma_tune.clip.attention import split_attention  # a layer each for queries, keys and values"
+    if name == EMBEDDED:
+        yield "from cma_tune.clip.backbone import load_backbone"
+        yield ""
+        yield f'model = load_backbone("{name}").model'
+    else:
+        weights = backbone["pretrained"]
+        given = f', pretrained="{PurePath(weights).name}"' if weights else ""
+        yield ""
+        yield f'model, _, preprocess = open_clip.create_model_and_transforms("{name}"{given})'
+    yield f'model = peft.PeftModel.from_pretrained(split_attention(model), "{source}")'

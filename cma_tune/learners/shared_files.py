@@ -9,8 +9,10 @@ from typing import Any
 
 from cma_tune.clip.sources import EMBEDDED, HUB, TRANSFORMERS
 from cma_tune.errors import UserError
-from cma_tune.files import write_json, write_text
+from cma_tune.files import read_json, write_json, write_text
 from cma_tune.hub import hub_name
+from cma_tune.learners.adapted import CONFIG as PEFT
+from cma_tune.learners.model_card import base_model
 from cma_tune.learners.saving import CARD, LEARNERS
 
 README = "README.md"
@@ -34,8 +36,12 @@ def write_shared(folder: Path, source: Path, card: Mapping[str, Any], text: str)
         text: of the model card.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in LEARNERS[card["learner"]].files:
+    files = LEARNERS[card["learner"]].files
+    for name in files:
         shutil.copyfile(source / name, folder / name)
+    if PEFT in files:  # what it is for, as peft itself says it
+        settings = read_json(folder / PEFT, "an adapter's config")
+        write_json(folder / PEFT, {**settings, "base_model_name_or_path": base_model(card["backbone"])})
     write_json(folder / CARD, card)
     write_text(folder / README, text)
 

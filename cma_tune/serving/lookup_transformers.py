@@ -45,7 +45,8 @@ def write_weights(learner: Learner, rows: Tensor, folder: Path) -> None:
     _fill_image_side(model, learner)
     with torch.no_grad():
         _fill_text_side(model, rows, backbone)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     write_json(folder / PROCESSOR, processor_settings(backbone.preprocessing))
 
 

@@ -17,6 +17,7 @@ from cma_tune.learners.shared_files import public_backbone, shared_files, write_
 from cma_tune.records import FILE as RECORD
 from cma_tune.records import Record, load_record
 from cma_tune.sharing.run_facts import told
+from cma_tune.value_checks import check_writable
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def push_to_hub(
 
     Raises:
         UserError: the prompt can't be read, `license` is no such name, the backbone can't be had by others,
-            the folder of a dry run has files of other names in it, or the Hub can't be reached or refuses.
+            the folder of a dry run has files of other names in it or can't be written, or the Hub can't be
+            reached or refuses.
     """
     check_repository(repository)
     check_license(license)
@@ -81,6 +83,7 @@ def _empty(folder: Path, own: set[str]) -> Path:
     others = set(map(str, (path.name for path in folder.iterdir()))) if folder.is_dir() else set()
     if folder.is_file() or others - own:
         raise UserError(f"Expected a new or empty folder for --dry-run, got {folder}; name another.")
+    check_writable("dry_run", folder)
     return folder
 
 
