@@ -11,8 +11,10 @@ import torch
 from cma_tune.data.labels import read_class_names
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
+from cma_tune.learners.cards import read_card
 from cma_tune.learners.deep_prompts import DeepPrompts
-from cma_tune.learners.saving import check_context, from_pretrained, nearest_words, read_card
+from cma_tune.learners.nearest_words import check_context, nearest_words
+from cma_tune.learners.saving import from_pretrained
 from cma_tune.serving.formats import Format, Labels, lines
 from cma_tune.serving.image_files import check_exist, image_files, pixel_batches
 from cma_tune.serving.predictors import Predictor, check_found, find, load

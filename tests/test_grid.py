@@ -22,6 +22,7 @@ from cma_tune.errors import UserError
 from cma_tune.options import GridConfig
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.grid import HERE, grid, work
+from cma_tune.protocols.grid_bench import only_one_at
 from cma_tune.protocols.grid_plan import ELEVEN, FAILURE, failure, left_out, plan, write_failure
 from cma_tune.records import find_records, load_record
 from cma_tune.run import expand
@@ -118,7 +119,7 @@ def test_a_run_that_fails_stops_neither_the_others_of_its_dataset_nor_hides(
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path, fits: list[str]) -> None:
     config = grid_config(tmp_path, ["digits"], weights=[0.0])
     tasks = plan(config)
-    held = cma_tune.protocols.grid._alone(config, tasks[0].run.digest())
+    held = only_one_at(config, tasks[0].run.digest())
     with held as mine:
         assert mine
         work(config, tasks, number=0)  # a worker leaves it, and ends
@@ -137,7 +138,7 @@ def test_the_command_waits_for_what_others_are_at(
 ) -> None:
     config = grid_config(tmp_path, ["digits"], weights=[0.0], seeds=[1])
     tasks = plan(config)
-    other = cma_tune.protocols.grid._alone(config, tasks[0].run.digest())
+    other = only_one_at(config, tasks[0].run.digest())
     other.__enter__()
     waits: list[float] = []
 

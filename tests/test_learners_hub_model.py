@@ -20,6 +20,7 @@ import cma_tune.hub
 from cma_tune.errors import UserError
 from cma_tune.learners import CoOp, KgCoOp, Learner, LinearProbe, Lora, ZeroShot, saving
 from cma_tune.learners.adapted import LoraOptions
+from cma_tune.learners.cards import SHARED
 from cma_tune.learners.coop import ContextLearner
 
 BACKBONE = "hf-hub:org/tiny-clip"
@@ -162,7 +163,7 @@ def test_from_the_hub_a_prompts_files_alone_are_fetched(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     CoOp.from_pretrained("org/name", revision="v1", token="secret", backbone=backbone())
     [(name, options)] = asked
-    assert name == "org/name" and sorted(options.pop("allow_patterns")) == sorted(saving.SHARED)
+    assert name == "org/name" and sorted(options.pop("allow_patterns")) == sorted(SHARED)
     download = {"revision": "v1", "token": "secret", "cache_dir": None, "force_download": False}
     assert options == {**download, "local_files_only": False}
     CoOp.from_pretrained("org/name", local_files_only=True, backbone=backbone())

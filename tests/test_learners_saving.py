@@ -18,7 +18,7 @@ from cma_tune.clip.backbone import Backbone
 from cma_tune.errors import UserError
 from cma_tune.learners import CoCoOp, CoOp, from_pretrained, save_prompt, saving
 from cma_tune.learners.coop import ContextLearner, ContextOptions
-from cma_tune.learners.saving import nearest_words
+from cma_tune.learners.nearest_words import nearest_words
 
 torch.set_num_threads(1)
 

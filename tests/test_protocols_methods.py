@@ -26,7 +26,7 @@ from cma_tune.learners import (
     save_prompt,
 )
 from cma_tune.learners.base import OwnClasses
-from cma_tune.learners.saving import LEARNERS
+from cma_tune.learners.cards import LEARNERS
 from cma_tune.method_facts import BLOCKS, OWN_CLASSES, TRAINS_IMAGES, UNTRAINED
 from cma_tune.method_options import LearnerName, LoraConfig, TipConfig
 from cma_tune.methods import MAKERS, Given, make_learner

@@ -12,7 +12,7 @@ from cma_tune.config import BaseToNovelConfig, FewShotConfig, ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.records import Record, find_records, save_record
 from cma_tune.report import build_tables, format_tables
-from cma_tune.report.tables import Table
+from cma_tune.report.cells import Table
 from cma_tune.run import Run, expand
 
 SIMILARITIES = {"class_similarity": 0.3, "modal_similarity": 0.2}

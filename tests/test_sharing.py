@@ -14,13 +14,16 @@ import torch
 import yaml
 from fake_hub import Api, fake_api
 from tiny_runs import backbone, coop, few_shot_config, tiny_clip
+from transformers_folders import write_pair
 
 from cma_tune.cli import main
 from cma_tune.clip.backbone import Backbone, load_backbone
+from cma_tune.clip.transformers_text import features_of
 from cma_tune.config import ZeroShotConfig
 from cma_tune.errors import UserError
 from cma_tune.learners import Lora, from_pretrained, save_prompt, saving
 from cma_tune.learners.adapted import LoraOptions
+from cma_tune.learners.cards import SHARED
 from cma_tune.protocols.few_shot import few_shot
 from cma_tune.protocols.zero_shot import zero_shot
 from cma_tune.records import load_record, save_record
@@ -168,25 +171,36 @@ def test_a_dry_run_asks_nobody_and_can_be_repeated(
         push_to_hub(run / "prompt", "org/name", backbone=BACKBONE, dry_run="/proc/dry")
 
 
-@pytest.mark.parametrize("folder", ["local-dir:{}", "embedded"])
-def test_the_snippet_of_peft_loads_the_adapter(folder: str, tmp_path: Path) -> None:
-    name = folder.format(tiny_clip())
+@pytest.mark.parametrize("kind", ["local-dir", "transformers-dir", "embedded"])
+def test_the_snippet_of_peft_loads_the_adapter(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "pair").mkdir()
+    folder = {"local-dir": str(tiny_clip())}
+    if kind == "transformers-dir":
+        folder[kind] = write_pair(tmp_path / "pair")[1].partition(":")[2]
+    name = f"{kind}:{folder[kind]}" if kind in folder else kind
     learner = Lora(load_backbone(name), ("cat", "dog"), ["a {}."], LoraOptions())
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.add_(0.05)
-    learner.save_pretrained(tmp_path)
-    _, body = read((tmp_path / "README.md").read_text())
+    learner.save_pretrained(tmp_path / "prompt")
+    _, body = read((tmp_path / "prompt/README.md").read_text())
     snippet = body.rpartition("```python\n")[2].partition("```")[0]
     assert "PeftModel" in snippet
-    # The card says no path of this machine.
-    snippet = snippet.replace(f"local-dir:{tiny_clip().name}", name).replace("FOLDER", str(tmp_path))
+    if kind in folder:  # the card says no path of this machine
+        path = Path(folder[kind])
+        snippet = snippet.replace(f"local-dir:{path.name}", name).replace(f'"{path.name}"', f'"{path}"')
+    snippet = snippet.replace("FOLDER", str(tmp_path / "prompt"))
     scope: dict[str, Any] = {}
     exec(snippet, scope)
     image = torch.rand(2, 3, *learner.backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
     learner.eval()
     with torch.no_grad():
-        theirs = torch.nn.functional.normalize(scope["model"].eval().encode_image(image), dim=-1)
+        model = scope["model"].eval()
+        if kind == "transformers-dir":
+            theirs = features_of(model.get_image_features(pixel_values=image))
+        else:
+            theirs = model.encode_image(image)
+        theirs = torch.nn.functional.normalize(theirs, dim=-1)
         ours = learner.encode_images(image)
     assert torch.allclose(theirs, ours, atol=1e-5)
     assert not torch.allclose(ours, learner.backbone.encode_image(image), atol=1e-3)
@@ -197,7 +211,7 @@ def test_a_lora_is_pushed_in_pefts_files(tmp_path: Path) -> None:
     push_to_hub(learner, "org/name", backbone=BACKBONE, dry_run=tmp_path / "dry")
     names = {"README.md", "card.json", "adapter_config.json", "adapter_model.safetensors"}
     assert {path.name for path in (tmp_path / "dry").iterdir()} == names
-    assert names - {"README.md"} <= set(saving.SHARED)
+    assert names - {"README.md"} <= set(SHARED)
     settings = json.loads((tmp_path / "dry" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "org/tiny-clip" and settings["r"] == 2
     header, body = read((tmp_path / "dry" / "README.md").read_text())

@@ -162,8 +162,9 @@ class HubModel(ModelHubMixin):
         Raises:
             UserError: the backbone can't be had by others, or the Hub can't be reached or refuses.
         """
+        from cma_tune.learners.cards import read_card
         from cma_tune.learners.model_card import model_card
-        from cma_tune.learners.saving import read_card, save_prompt
+        from cma_tune.learners.saving import save_prompt
         from cma_tune.learners.shared_files import public_backbone, write_shared
 
         check_repository(repo_id)

@@ -21,7 +21,7 @@ from cma_tune.clip.sources import HUB as HUB_PREFIX
 from cma_tune.errors import UserError
 from cma_tune.learners.adapted import CONFIG
 from cma_tune.learners.base import OwnClasses
-from cma_tune.learners.saving import LEARNERS
+from cma_tune.learners.cards import LEARNERS
 
 OPTIONS = {
     "context.tokens": "context tokens M",

@@ -10,43 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from cma_tune.clip.backbone import Backbone, load_backbone
 from cma_tune.errors import UserError
-from cma_tune.files import read_json, write_atomically, write_json
-from cma_tune.hub import local_folder
+from cma_tune.files import write_atomically, write_json
 from cma_tune.learners.base import Learner
-from cma_tune.learners.clip_adapter import ClipAdapter
-from cma_tune.learners.cocoop import CoCoOp
-from cma_tune.learners.coop import ContextLearner, CoOp
-from cma_tune.learners.ivlp import Ivlp
-from cma_tune.learners.kgcoop import KgCoOp
-from cma_tune.learners.linear_probe import CrossModalProbe, LinearProbe, TextLinearProbe
-from cma_tune.learners.lora import Lora
-from cma_tune.learners.lp_plus_plus import LpPlusPlus
-from cma_tune.learners.maple import MaPLe
-from cma_tune.learners.prograd import ProGrad
-from cma_tune.learners.promptsrc import PromptSrc
-from cma_tune.learners.tcp import Tcp
-from cma_tune.learners.tip_adapter import TipAdapter, TipAdapterF
-from cma_tune.learners.vpt import Vpt
-
-CARD, FORMAT = "card.json", 1
-EXPORT = "classifier.json"
-"""What describes an export, which is no prompt."""
-BACKBONE_ENTRIES = {"name", "pretrained", "model_config", "weights", "preprocessing"}
-_KINDS: tuple[type[Learner], ...] = (
-    *(CoOp, CoCoOp, KgCoOp, ProGrad, Tcp),
-    *(LinearProbe, TextLinearProbe, CrossModalProbe, LpPlusPlus),
-    *(TipAdapter, TipAdapterF, ClipAdapter),
-    *(Vpt, Ivlp, MaPLe, PromptSrc),
-    Lora,
-)
-LEARNERS = {learner.name: learner for learner in _KINDS}
-SHARED = (CARD, *sorted({name for kind in _KINDS for name in kind.files}))
-"""All that is read of a prompt, and so all that goes to the Hub and comes from it."""
+from cma_tune.learners.cards import CARD, FORMAT, LEARNERS, prompt_folder, read_card, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -97,76 +67,6 @@ def describe(learner: Learner) -> dict[str, Any]:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-def prompt_folder(source: Path | str, **download: Any) -> Path:
-    """A prompt's folder; that of a Hub name is fetched, with these options of `local_folder`.
-
-    Raises:
-        UserError: see `local_folder`.
-    """
-    return local_folder(source, SHARED, "a learned prompt", **download)
-
-
-def read_card(source: Path | str) -> dict[str, Any]:
-    """The card of a prompt in a folder or on the Hub.
-
-    Raises:
-        UserError: there is none, or it is of another format.
-    """
-    folder = prompt_folder(source)
-    path = folder / CARD
-    if not path.is_file() and (hint := _hint(folder)):
-        raise UserError(f"Expected the folder of a learned prompt (with {CARD}), got {hint}.")
-    card = read_json(path, "the card of a learned prompt")
-    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
-        raise UserError(
-            f"Expected a prompt card of format {FORMAT} at {path}, got something else; save the prompt again."
-        )
-    backbone, names = card.get("backbone"), card.get("class_names")
-    fits = {
-        "backbone": isinstance(backbone, dict) and set(backbone) >= BACKBONE_ENTRIES,
-        "class_names": isinstance(names, list) and all(isinstance(name, str) for name in names),
-        "weights": isinstance(card.get("weights"), str),
-    }
-    unfit = [entry for entry, good in fits.items() if not good]
-    if unfit:
-        raise UserError(f"Expected {', '.join(unfit)} in the prompt card {path}; save the prompt again.")
-    return card
-
-
-def _hint(path: Path) -> str | None:
-    """What a path without a card is instead, and what to name, where that can be told."""
-    if path.is_file() and (path.parent / CARD).is_file():
-        return f"the file {path}; name the folder {path.parent}"
-    below = sorted(path.glob(f"*/{CARD}"))
-    if below:
-        return f"the folder {path}; name {below[0].parent}"
-    if (path / EXPORT).is_file():
-        return f"the export {path}, which holds no prompt; name the prompt that it was made of"
-    return None
-
-
-def read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors beside a card.
-
-    Raises:
-        UserError: they are missing, damaged or not those that the card was written for.
-    """
-    path = folder / LEARNERS[card["learner"]].files[0]
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise UserError(f"Expected the weights of a learned prompt at {path}, but can't read them.") from None
-    if hashlib.sha256(content).hexdigest() != card["weights"]:
-        raise UserError(
-            f"Expected the weights that {path.parent / CARD} was written for at {path}, got others or a "
-            "damaged file; save the prompt again."
-        )
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise UserError(f"Expected safetensors at {path}, but: {error}; save the prompt again.") from None
 
 
 def from_pretrained(
@@ -268,45 +168,3 @@ def backbone_for(
             learned,
         )
     return backbone
-
-
-def check_context(card: Mapping[str, Any]) -> None:
-    """Raise a `UserError` if the method of a card learns no context."""
-    if "context" not in card:
-        raise UserError(f"Expected a learned context, got a '{card['learner']}', which has none.")
-
-
-def nearest_words(learner: Learner, count: int = 5) -> list[list[tuple[str, float]]]:
-    """For every context token, the vocabulary's words at the smallest Euclidean distance (CoOp, table 4).
-
-    Words whose embedding is zero are left out: the backbone never saw them.
-
-    Args:
-        learner: its context may be shared or class-specific; of the latter the mean over classes is taken.
-        count: words per token, at most.
-
-    Returns:
-        One list per context token of (word, distance), nearest first.
-
-    Raises:
-        UserError: `count` is below 1, or the method learns no context.
-    """
-    check_context({"learner": learner.name, **learner.describe()})
-    assert isinstance(learner, ContextLearner)
-    if count < 1:
-        raise UserError(f"Expected at least 1 word per context token, got {count}.")
-    backbone = learner.backbone
-    context = learner.context.detach().float()
-    if context.dim() == 3:
-        context = context.mean(dim=0)
-    tower = backbone.tower
-    vocabulary = tower.vocabulary().float()  # [V, W]
-    # By differences: from dot products, as cdist does by default here, a distance of 0 comes out as 1e-3.
-    distances = torch.cdist(context, vocabulary, compute_mode="donot_use_mm_for_euclid_dist")  # [M, V]
-    seen = (vocabulary != 0).any(dim=-1)
-    distances[:, ~seen] = torch.inf
-    values, ids = distances.topk(min(count, int(seen.sum())), dim=-1, largest=False)
-    return [
-        [(backbone.tokenizer.decode([int(i)]), float(v)) for i, v in zip(row_ids, row_values, strict=True)]
-        for row_ids, row_values in zip(ids, values, strict=True)
-    ]

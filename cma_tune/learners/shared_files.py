@@ -12,8 +12,8 @@ from cma_tune.errors import UserError
 from cma_tune.files import read_json, write_json, write_text
 from cma_tune.hub import hub_name
 from cma_tune.learners.adapted import CONFIG as PEFT
+from cma_tune.learners.cards import CARD, LEARNERS
 from cma_tune.learners.model_card import base_model
-from cma_tune.learners.saving import CARD, LEARNERS
 
 README = "README.md"
 

@@ -17,7 +17,8 @@ from cma_tune.build import Setup
 from cma_tune.checks import check, check_transfer
 from cma_tune.data.catalog import ENTRIES, VARIANTS, check_dataset_name
 from cma_tune.errors import UserError
-from cma_tune.learners.saving import from_pretrained, read_card
+from cma_tune.learners.cards import read_card
+from cma_tune.learners.saving import from_pretrained
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.runs import WALL_SECONDS, leave, per_class
 from cma_tune.protocols.transfers import (

@@ -11,7 +11,7 @@ from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig
 from cma_tune.errors import UserError
 from cma_tune.files import write_atomically
-from cma_tune.learners.saving import CARD
+from cma_tune.learners.cards import CARD
 from cma_tune.predictions import FILE as PREDICTIONS
 from cma_tune.records import Record, finished_record, save_record
 from cma_tune.run import Run

@@ -13,7 +13,7 @@ from cma_tune.build import Setup
 from cma_tune.config import FewShotConfig, ZeroShotConfig, entries, shared_entries
 from cma_tune.errors import UserError, typed
 from cma_tune.files import slug
-from cma_tune.learners.saving import prompt_folder
+from cma_tune.learners.cards import prompt_folder
 from cma_tune.method_facts import default_optimizer
 from cma_tune.method_options import PAPER_FORM, OptimConfig
 from cma_tune.options import CrossDatasetConfig

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cma_tune.errors import UserError
 from cma_tune.records import find_results
+from cma_tune.report.cells import Table
 from cma_tune.report.companion import PROTOCOLS as COMPANION
 from cma_tune.report.companion import companion_sheets
 from cma_tune.report.comparison import comparison_sentence
@@ -19,7 +20,7 @@ from cma_tune.report.overview import overview_sheets
 from cma_tune.report.page import write_page
 from cma_tune.report.published import against_paper
 from cma_tune.report.sheets import Sheet, format_sheets
-from cma_tune.report.tables import Table, build_tables
+from cma_tune.report.tables import build_tables
 from cma_tune.value_checks import check_writable
 
 __all__ = ["build_tables", "comparison_sentence", "draw_figures", "format_tables", "report"]

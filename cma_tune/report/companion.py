@@ -10,8 +10,8 @@ from typing import Any
 from cma_tune.companion_run import noticed
 from cma_tune.errors import UserError
 from cma_tune.records import Record
+from cma_tune.report.cells import Cell, seed_notes
 from cma_tune.report.sheets import Content, Entry, Sheet
-from cma_tune.report.tables import Cell, seed_notes
 
 PROTOCOLS = ("supervised", "semi-supervised")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cma_tune.records import Record
+from cma_tune.report.cells import BASE_TO_NOVEL, Cell, Row, Table
 from cma_tune.report.groups import learner_name, shots_text
-from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Row, Table, build_tables
+from cma_tune.report.tables import build_tables
 
 _COMPARED = {"few-shot": "accuracy", "base-to-novel": "harmonic_mean"}
 """The figure that is compared, by protocol."""

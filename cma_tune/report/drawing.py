@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cma_tune.report.tables import Cell
+from cma_tune.report.cells import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

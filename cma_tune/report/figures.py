@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from cma_tune.files import slug, write_atomically
 from cma_tune.records import Record
+from cma_tune.report.cells import BASE_TO_NOVEL, Cell, Row, Table
 from cma_tune.report.drawing import GREY, STYLES, draw_line, finish, new_figure, shot_axis, wrapped
 from cma_tune.report.groups import learner_name, shots_text
 from cma_tune.report.overview_figures import overview_figures
-from cma_tune.report.tables import BASE_TO_NOVEL, Cell, Row, Table, build_tables
+from cma_tune.report.tables import build_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

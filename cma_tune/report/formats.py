@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 
 from cma_tune.errors import UserError, nearest
+from cma_tune.report.cells import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.escapes import markdown_escaped
 from cma_tune.report.latex import latex_table, latex_tables
 from cma_tune.report.methods import Place, averages, having_all, places
-from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 
 CSV_COLUMNS = (
     "protocol", "dataset", "backbone", "method", "weight", "shots", "metric", "mean", "interval", "seeds"

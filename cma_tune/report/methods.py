@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import harmonic_mean
 
+from cma_tune.report.cells import HALVES, Cell, Row, Table, h_of
 from cma_tune.report.groups import LEARNERS, Group, is_of_release, learner_name, of_own_recipe
-from cma_tune.report.tables import HALVES, ON_TARGET, TRANSFER, Cell, Row, Table, h_of
+from cma_tune.report.tables import ON_TARGET, TRANSFER
 
 Key = tuple[str, int, str]
 """Dataset, shots, figure."""

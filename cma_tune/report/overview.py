@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cma_tune.report.cells import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.groups import miniatures, shots_text
 from cma_tune.report.methods import (
     AVERAGE_OF_H,
@@ -16,7 +17,6 @@ from cma_tune.report.methods import (
     places,
 )
 from cma_tune.report.sheets import Content, Entry, Sheet
-from cma_tune.report.tables import AMONG_ALL, BASE_TO_NOVEL, Cell, Table
 from cma_tune.report.weights import weight_sheets
 
 BOLD = "Bold: the highest mean of a dataset's methods, which is no test of significance."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cma_tune.files import slug
+from cma_tune.report.cells import Cell, Table
 from cma_tune.report.drawing import (
     COLORS,
     GREY,
@@ -20,7 +21,6 @@ from cma_tune.report.drawing import (
 )
 from cma_tune.report.groups import shots_text
 from cma_tune.report.methods import Method, Place, average, places
-from cma_tune.report.tables import Cell, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 
 from cma_tune.files import write_text
+from cma_tune.report.cells import Table
 from cma_tune.report.formats import BOLD_NOTE, best_cells, shown_cells
 from cma_tune.report.sheets import Content, Entry, Sheet, Span, shown
-from cma_tune.report.tables import Table
 
 STYLE = """
 :root { color-scheme: light; }

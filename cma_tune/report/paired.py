@@ -12,10 +12,11 @@ from cma_tune.errors import UserError, nearest
 from cma_tune.metrics.significance import image_test, paired_t_test, sign_test
 from cma_tune.predictions import load_predictions
 from cma_tune.records import Record
+from cma_tune.report.cells import Table
 from cma_tune.report.groups import shots_text
 from cma_tune.report.methods import Method, Place, own_recipe_notes, places, transfer_places
 from cma_tune.report.sheets import Content, Entry, Sheet, Span
-from cma_tune.report.tables import ON_TARGET, TRANSFER, Table
+from cma_tune.report.tables import ON_TARGET, TRANSFER
 
 BASE_OF_ALL, NOVEL_OF_ALL = "base of all", "novel of all"
 METRICS: dict[str, dict[str, tuple[str, str | None]]] = {

@@ -9,10 +9,10 @@ from functools import cache
 from importlib import resources
 
 from cma_tune.errors import UserError
+from cma_tune.report.cells import Cell, Table
 from cma_tune.report.groups import in_release_form, shots_text
 from cma_tune.report.methods import Method, Place, average, name_of_release, places
 from cma_tune.report.sheets import Content, Entry, Sheet
-from cma_tune.report.tables import Cell, Table
 
 BACKBONES = {"few-shot": "RN50", "base-to-novel": "ViT-B-16"}
 SHOTS = 16

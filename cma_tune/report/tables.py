@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from statistics import harmonic_mean
-from typing import Literal
+from dataclasses import replace
 
 from cma_tune.errors import UserError
 from cma_tune.records import Record
+from cma_tune.report.cells import AMONG_ALL, BASE_TO_NOVEL, HALVES, Cell, Kind, Row, Table, h_of, seed_notes
 from cma_tune.report.groups import Group, group_records, shots_text, zero_shot_beside
 from cma_tune.report.naming import backbone_of, name_groups, setting_notes, shown_backbones
 
-BASE_TO_NOVEL = {"base_accuracy": "base", "novel_accuracy": "novel", "harmonic_mean": "H"}
-AMONG_ALL = {f"{metric}_among_all": name for metric, name in BASE_TO_NOVEL.items()}
-HALVES = {h: (base, novel) for base, novel, h in (tuple(BASE_TO_NOVEL), tuple(AMONG_ALL))}
-"""H with what it is the harmonic mean of."""
 H_OF_MEANS = (
     "H: the harmonic mean of mean base and mean novel accuracy, as in the literature; its interval is that "
     "of the seeds' own H."
@@ -31,94 +25,12 @@ SIMILARITIES = {
     "novel_class_similarity": "novel class similarity",
     "novel_modal_similarity": "novel modal similarity",
 }
-Kind = Literal["accuracy", "alignment", "calibration"]
 BESIDE: dict[Kind, dict[str, str]] = {
     "alignment": SIMILARITIES,
     "calibration": {"ece": "ECE", "novel_ece": "novel ECE"},
 }
 """Figures in tables of their own, behind the accuracy of the same runs."""
 UNITS = {"accuracy": "%", "alignment": "mean cosines", "calibration": "expected error in points"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure over seeds.
-
-    Attributes:
-        metric: key of the figure in a record.
-        shots: training images per class, 0 for zero-shot.
-        values: one a seed; percent for accuracies, a cosine for similarities, percentage points for the ECE.
-        seeds: of the values, in the same order.
-        of_means: the figure made of means over seeds, where that is another than the mean of the values: H.
-    """
-
-    metric: str
-    shots: int
-    values: tuple[float, ...]
-    seeds: tuple[int, ...]
-    of_means: float | None = None
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds; of H, see `of_means`."""
-        return math.fsum(self.values) / len(self.values) if self.of_means is None else self.of_means
-
-    @property
-    def interval(self) -> float | None:
-        """Half width of the 95 % interval, 1.96·population standard deviation/√n; None for one seed."""
-        if len(self.values) < 2:
-            return None
-        from cma_tune.metrics import confidence_interval_95  # loads torch
-
-        return confidence_interval_95(self.values)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method.
-
-    Attributes:
-        name: method with λ, and the settings that tell it from other rows.
-        group: the runs behind it.
-        cells: one a column, None where there is no run.
-    """
-
-    name: str
-    group: Group
-    cells: tuple[Cell | None, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
-
-    Attributes:
-        title: what it shows, with unit.
-        kind: accuracy (percent; higher is better), alignment (cosines) or calibration (points
-            between confidence and accuracy; lower is better).
-        protocol: few-shot (with zero-shot beside it), base-to-novel, generalised base-to-novel, cross-dataset
-            or domain-generalization.
-        dataset: name of the dataset.
-        backbone: name of the backbone.
-        shots: of all rows, or None where they vary.
-        columns: headers.
-        rows: in the order of methods and λ.
-        notes: sentences on seeds and settings.
-        seeds: the usual number of seeds of a cell; 0 if nothing was learned.
-        targets: of a transfer, where other tables are of the same source tested on others; else empty.
-    """
-
-    title: str
-    kind: Kind
-    protocol: str
-    dataset: str
-    backbone: str
-    shots: int | None
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    seeds: int
-    targets: tuple[str, ...] = ()
 
 
 def build_tables(records: Iterable[Record]) -> list[Table]:
@@ -278,11 +190,6 @@ def _cell(group: Group, metric: str, shots: int) -> Cell | None:
     return replace(cell, of_means=h_of(base, novel)) if base and novel else cell
 
 
-def h_of(base: Cell, novel: Cell) -> float:
-    """The harmonic mean of two means."""
-    return harmonic_mean([base.mean, novel.mean])
-
-
 def _table(
     kind: Kind,
     protocol: str,
@@ -303,23 +210,3 @@ def _table(
         said_of_seeds.append(H_OF_MEANS)
     notes = (*said_of_seeds, *(setting_notes(groups) if kind == "accuracy" else ()))
     return Table(title, kind, protocol, dataset, backbone, shots, tuple(columns), tuple(rows), notes, seeds)
-
-
-def seed_notes(cells: Sequence[Cell]) -> tuple[int, list[str]]:
-    """The usual number of seeds, and what to say of it."""
-    if not cells:
-        return 0, []
-    counts = Counter(len(cell.values) for cell in cells)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    sets = {cell.seeds for cell in cells if len(cell.seeds) == usual}
-    which = f" ({', '.join(map(str, next(iter(sets))))})" if len(sets) == 1 else ""
-    number = f"{usual} seed{'' if usual == 1 else 's'}{which}"
-    unless = "" if len(counts) == 1 else ", where a cell does not give another number n"
-    if max(counts) == 1:
-        notes = [f"One seed{which}: no interval."]
-    else:
-        notes = [f"Mean ± 95 % interval (1.96·population standard deviation/√n) over {number}{unless}."]
-    if len(sets) > 1:
-        listed = "; ".join(", ".join(map(str, seeds)) for seeds in sorted(sets))
-        notes.append(f"Not every cell has the same seeds: {listed}.")
-    return usual, notes

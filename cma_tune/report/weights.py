@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cma_tune.report.cells import Cell
 from cma_tune.report.groups import learner_name, shots_text
 from cma_tune.report.methods import AVERAGE_OF_H, Method, Place, average_figure
 from cma_tune.report.sheets import Content, Entry, Sheet
-from cma_tune.report.tables import Cell
 
 METRICS = {
     "few-shot": {"accuracy": "accuracy"},

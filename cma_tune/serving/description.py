@@ -12,7 +12,7 @@ from cma_tune.clip.backbone import Preprocessing
 from cma_tune.errors import UserError
 from cma_tune.files import read_json
 from cma_tune.learners.base import Learner
-from cma_tune.learners.saving import BACKBONE_ENTRIES, EXPORT
+from cma_tune.learners.cards import BACKBONE_ENTRIES, EXPORT
 
 Form = Literal["classifier", "model", "onnx"]
 

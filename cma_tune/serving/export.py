@@ -10,7 +10,8 @@ from cma_tune.data.labels import read_class_names
 from cma_tune.errors import UserError
 from cma_tune.files import new_folder
 from cma_tune.learners.base import Learner
-from cma_tune.learners.saving import LEARNERS, from_pretrained, read_card
+from cma_tune.learners.cards import LEARNERS, read_card
+from cma_tune.learners.saving import from_pretrained
 from cma_tune.serving.classifier import check_frozen_images, check_linear, check_mergeable, write_classifier
 from cma_tune.serving.description import Description, Form
 from cma_tune.serving.lookup_model import write_model

@@ -8,7 +8,7 @@ from typing import Any
 
 from cma_tune.errors import UserError
 from cma_tune.learners.base import OwnClasses
-from cma_tune.learners.saving import LEARNERS
+from cma_tune.learners.cards import LEARNERS
 
 
 def check_names(class_names: Sequence[str], card: Mapping[str, Any]) -> None:

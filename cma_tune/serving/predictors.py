@@ -15,7 +15,8 @@ from cma_tune.clip.sources import failure_reason
 from cma_tune.data.images import Transform
 from cma_tune.errors import UserError
 from cma_tune.hub import local_folder
-from cma_tune.learners.saving import CARD, SHARED, backbone_for, from_pretrained, read_card
+from cma_tune.learners.cards import CARD, SHARED, read_card
+from cma_tune.learners.saving import backbone_for, from_pretrained
 from cma_tune.serving import description as described
 from cma_tune.serving import lookup_transformers
 from cma_tune.serving.classifier import MATRIX, read_classifier

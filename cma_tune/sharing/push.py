@@ -11,8 +11,9 @@ from typing import Any
 from cma_tune.errors import UserError
 from cma_tune.hub import check_repository, hub_name, upload
 from cma_tune.learners.base import Learner
+from cma_tune.learners.cards import read_card, read_weights
 from cma_tune.learners.model_card import check_license, model_card
-from cma_tune.learners.saving import read_card, read_weights, save_prompt
+from cma_tune.learners.saving import save_prompt
 from cma_tune.learners.shared_files import public_backbone, shared_files, write_shared
 from cma_tune.records import FILE as RECORD
 from cma_tune.records import Record, load_record
