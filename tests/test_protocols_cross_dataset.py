@@ -20,6 +20,7 @@ from cma_tune.data.catalog import ENTRIES
 from cma_tune.data.sources import load_dataset
 from cma_tune.errors import UserError
 from cma_tune.learners import from_pretrained
+from cma_tune.method_options import TipConfig
 from cma_tune.options import CrossDatasetConfig, DomainGeneralizationConfig
 from cma_tune.protocols.cross_dataset import cross_dataset
 from cma_tune.records import load_record
@@ -156,8 +157,8 @@ def test_a_saved_prompt_gives_the_same_without_its_dataset(
         UserError, match=r"no --backbone beside --prompt, which has its own \(local-dir:.*\), got RN50"
     ):
         cross_dataset(replace(saved, backbone="RN50", pretrained="openai"))
-    cross_dataset(replace(saved, shots=[1, 4]))
-    assert "nothing of it is changed by --shots" in caplog.text
+    cross_dataset(replace(saved, shots=[1, 4], tip=TipConfig(alpha=2.0)))
+    assert "nothing of it is changed by --tip, --shots" in caplog.text
 
 
 def test_a_run_that_is_stopped_on_a_target_goes_on_without_learning_again(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,9 @@ def check_against_prompt(config: CrossDatasetConfig, card: Mapping[str, Any]) ->
                 f"Expected no --{typed(name)} beside --prompt, which has its own ({kept}), got {given}; "
                 "take it out."
             )
-    of_learning = (
-        *("shots", "seeds", "weights", "select_weight", "context", "loss", "optim", "augment"),
-        *("train_features", "views"),
-    )
+    groups = [f.name for f in fields(FewShotConfig) if is_dataclass(getattr(plain, f.name))]
+    of_learning = [name for name in groups if name != "source"]
+    of_learning += ["shots", "seeds", "weights", "select_weight", "train_features", "views"]
     unread = [name for name in of_learning if getattr(config, name) != getattr(plain, name)]
     if unread:
         log.warning(
