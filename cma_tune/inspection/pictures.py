@@ -41,7 +41,7 @@ def similarity_picture(part: Part) -> Figure:
     for axes, (what, matrices) in zip(panels, rows, strict=True):
         known = torch.cat([matrix[matrix.isfinite()] for matrix in matrices])
         scale = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        for one, matrix, when in zip(axes, matrices, (BEFORE, AFTER), strict=False):
+        for one, matrix, when in zip(axes[:2], matrices, (BEFORE, AFTER), strict=True):
             drawn = _heat_map(one, matrix, part.class_names, f"{what}, {when}", scale)
         figure.colorbar(drawn, ax=list(axes[:2]), label="mean cosine", shrink=0.8)
         change = matrices[1] - matrices[0]

@@ -19,7 +19,7 @@ from cma_tune.clip.sources import (
 )
 from cma_tune.clip.sources import HUB as HUB_PREFIX
 from cma_tune.errors import UserError
-from cma_tune.learners.adapted import CONFIG
+from cma_tune.learners.adapted import CONFIG as PEFT
 from cma_tune.learners.base import OwnClasses
 from cma_tune.learners.cards import LEARNERS
 
@@ -108,7 +108,7 @@ def _header(card: Mapping[str, Any], title: str, license: str | None, told: Told
 
     kind = LEARNERS[card["learner"]]
     own = issubclass(kind, OwnClasses)
-    more = [*([] if own else ["prompt-learning"]), *(["peft"] if CONFIG in kind.files else [])]
+    more = [*([] if own else ["prompt-learning"]), *(["peft"] if PEFT in kind.files else [])]
     data = ModelCardData(
         library_name="cma_tune",
         license=license,
@@ -214,7 +214,7 @@ def _loading(card: Mapping[str, Any], source: str) -> Iterator[str]:
     yield "```bash"
     yield f"cma-tune predict --prompt {source} photo.jpg photos/"
     yield "```"
-    if CONFIG in kind.files:
+    if PEFT in kind.files:
         yield ""
         yield "The adapter alone is in peft's own format:"
         yield ""
