@@ -116,3 +116,25 @@ def test_every_method_is_run_where_it_can_be(modules: tuple[ModuleType, ModuleTy
         *[(method, "few-shot", shots) for shots in (1, 4, 16) for method in ("coop", "linear_probe")],
         ("coop", "base-to-novel", 16),
     ]
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("shapes", "shapes"), ("caltech101", "Caltech101")])
+def test_the_page_shows_what_was_measured(
+    dataset: str, name: str, modules: tuple[ModuleType, ModuleType, ModuleType]
+) -> None:
+    """Nobody has changed a figure by hand, and no table of a run is missing."""
+    rows, page, _ = modules
+    folder = SCRIPTS.parent / "results"
+    text = (folder / "methods.md").read_text(encoding="utf-8")
+    costs = rows.read_costs(folder / f"methods/{dataset}_costs.csv")
+    found = page.tables(name, rows.read_rows(folder / f"methods/{dataset}.csv"), costs)
+    assert len(found) == 8 and page.with_tables(text, found) == text
+
+
+def test_tables_replace_those_of_a_page(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:
+    _, page, _ = modules
+    text = "# Page\n\n### a (%)\n\n| 1 |\n| 2 |\n\nWords | stay.\n\n### a (%), b\n\n| 3 |\n"
+    changed = page.with_tables(text, {"a (%)": "| \\1 |"})
+    assert changed == text.replace("| 1 |\n| 2 |", "| \\1 |")
+    with pytest.raises(ValueError, match=r'below "### c" on the page, found 0'):
+        page.with_tables(text, {"c": "| 4 |"})

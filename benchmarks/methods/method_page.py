@@ -1,18 +1,21 @@
 """The tables of `benchmarks/results/methods.md`, from what `method_runs.py` and `method_costs.py` left.
 
-python benchmarks/methods/method_page.py benchmarks/results/methods/shapes.csv
+python benchmarks/methods/method_page.py benchmarks/results/methods/caltech101.csv --name Caltech101 \
+    --page benchmarks/results/methods.md
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
 from method_rows import Cell, Cost, Row, read_costs, read_rows
 
+from cma_tune.files import write_text
 from cma_tune.metrics.significance import PairedT, paired_t_test
 from cma_tune.report.groups import learner_name, shots_text
 
@@ -171,21 +174,54 @@ def _cost(one: Cost | None) -> list[str]:
     return [f"{one.epochs:g}", f"{one.seconds:.3f}", penalised, f"{one.run:.1f}", f"{one.peak_mib:.0f}"]
 
 
-def main() -> None:
-    """Print the tables of one dataset."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", type=Path)
-    path = parser.parse_args().table
+def tables(name: str, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[str, str]:
+    """All tables of a dataset by their headings on the page."""
     cells: dict[Cell, list[Row]] = {}
-    for row in read_rows(path):
+    for row in rows:
         cells.setdefault(row.cell, []).append(row)
-    print(f"### Overview (%)\n\n{overview(cells, read_costs(path.with_name(f'{path.stem}_costs.csv')))}\n")
+    found = {f"{name}, overview (%)": overview(cells, costs)}
+    found[f"{name}, over all shots and seeds (points)"] = fixed(cells)
     for protocol, metrics in METRICS.items():
         for shots in sorted({cell.shots for cell in cells if cell.protocol == protocol}):
             for metric in metrics:
-                print(f"### {protocol}, {shots_text(shots)}: {METRIC_NAMES[metric]} (%)\n")
-                print(comparison(cells, protocol, shots, metric), end="\n\n")
-    print(f"### Every λ over all shots and seeds of few-shot\n\n{fixed(cells)}\n")
+                heading = f"{name}, {protocol}, {shots_text(shots)}: {METRIC_NAMES[metric]} (%)"
+                found[heading] = comparison(cells, protocol, shots, metric)
+    return found
+
+
+def with_tables(page: str, found: Mapping[str, str]) -> str:
+    """A page whose tables under these headings are replaced; its words stay.
+
+    Raises:
+        ValueError: a heading with a table under it is not on the page.
+    """
+    for heading, text in found.items():
+        place = re.compile(rf"(?<=^### {re.escape(heading)}\n\n)(?:\|.*\n)+", re.MULTILINE)
+        where = list(place.finditer(page))
+        if len(where) != 1:
+            wanted = f'Expected one table below "### {heading}" on the page'
+            raise ValueError(f"{wanted}, found {len(where)}: put one there.")
+        page = f"{page[: where[0].start()]}{text}\n{page[where[0].end() :]}"
+    return page
+
+
+def main() -> None:
+    """Print the tables of one dataset, or put them into a page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--name", help="of the dataset in headings; by default the file's")
+    parser.add_argument("--page", type=Path, help="replace the tables of this page")
+    options = parser.parse_args()
+    path: Path = options.table
+    costs = read_costs(path.with_name(f"{path.stem}_costs.csv"))
+    found = tables(options.name or path.stem, read_rows(path), costs)
+    if options.page is None:
+        print("\n\n".join(f"### {heading}\n\n{text}" for heading, text in found.items()))
+        return
+    try:
+        write_text(options.page, with_tables(options.page.read_text(encoding="utf-8"), found))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
