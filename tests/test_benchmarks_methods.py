@@ -108,6 +108,19 @@ def test_epochs_are_for_the_methods_that_need_them(
         runs.epochs_by_shots("4-25")
 
 
+def test_features_are_those_of_the_recipes(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:
+    rows, _, runs = modules
+    folder = SCRIPTS.parents[1] / "configs/few_shot"
+    learners = [path for path in folder.glob("*_rn50.yaml") if "views: 0" in path.read_text(encoding="utf-8")]
+    without = {path.name.removesuffix("_rn50.yaml") for path in learners}
+    assert without == set(runs.UNCROPPED)
+    for method, crops in (("lp_plus_plus", 0), ("coop", 10)):
+        assert f"--views={crops}" in runs.command(rows.Cell(method, "few-shot", 4), [])
+    images = rows.Cell("vpt", "few-shot", 4)
+    assert not any(flag.startswith("--views") for flag in runs.command(images, []))
+    assert "--views=10" in runs.command(images, [], frozen_images=True)
+
+
 def test_every_method_is_run_where_it_can_be(modules: tuple[ModuleType, ModuleType, ModuleType]) -> None:
     *_, runs = modules
     cells = list(runs.cells(["coop", "linear_probe"]))

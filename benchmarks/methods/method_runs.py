@@ -31,7 +31,9 @@ SHOTS = (1, 4, 16)
 SEEDS = (1, 2, 3)
 WEIGHTS = (0.0, 0.3, 0.7)
 FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
-STORED = ("--train-features=stored", "--views=10")
+STORED = ("--train-features=stored",)
+UNCROPPED = ("linear_probe", "linear_probe_text", "cross_modal_probe", "lp_plus_plus")
+"""Methods whose recipes have features of the test transform; the others get ten random crops of an image."""
 FEW_EPOCHS: dict[int, tuple[str, ...]] = {4: ("--optim.epochs=3",), 16: ("--optim.epochs=2",)}
 OWN: dict[str, dict[int, tuple[str, ...]]] = {
     "cocoop": {
@@ -118,7 +120,9 @@ def command(
 ) -> list[str]:
     """The command line of all seeds and λ of a cell."""
     weights = weights[:1] if cell.method in UNTRAINED else weights
-    features = () if cell.method in TRAINS_IMAGES and not frozen_images else STORED
+    features: tuple[str, ...] = ()
+    if frozen_images or cell.method not in TRAINS_IMAGES:
+        features = (*STORED, f"--views={0 if cell.method in UNCROPPED else 10}")
     own = own_flags(cell, frozen_images, epochs or {})
     return [
         *(
