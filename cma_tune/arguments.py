@@ -133,7 +133,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list such as [a, b]",
+}
 
 
 def _wrong_value(name: str, complaint: str) -> str | None:
@@ -147,7 +153,8 @@ def _wrong_value(name: str, complaint: str) -> str | None:
         wanted.append(f"one of {', '.join(words)}" if len(words) > 1 else words[0])
     if given is None or not wanted:
         return None
-    return f"Expected {' or '.join(wanted)} for {name}, got '{given[1]}'{nearest(given[1], words)}."
+    quoted = " (put it in quotes)" if wanted == [WANTED["str"]] else ""  # numbers and true in YAML
+    return f"Expected {' or '.join(wanted)} for {name}, got '{given[1]}'{quoted}{nearest(given[1], words)}."
 
 
 def _group(name: str, complaint: str, config: type) -> str | None:
@@ -193,7 +200,8 @@ def one_sentence(message: str, config: type, command: str, positional: str | Non
     unknown = re.search(r"[Uu]nrecognized arguments: (?:--)?([^\s=]+)", message)
     if unknown:
         name = unknown.group(1)
-        return f"Expected options of '{command}', got --{typed(name)}{nearest(name, known)}; {see}"
+        near = nearest(name, known).replace("'", "'--", 1)
+        return f"Expected options of '{command}', got --{typed(name)}{typed(near)}; {see}"
     key = re.search(r"[Oo]ption ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
     if key:
         name = key.group(1)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -100,6 +100,14 @@ def _warn_of_choices(config: FewShotConfig) -> None:
             "the CMA loss spoils linear_probe, whose rows start at zero and have no direction to align yet; "
             "--learner linear_probe_text starts from the class names"
         )
+    if config.learner == "lp_plus_plus" and (config.train_features != "stored" or config.views):
+        log.warning(
+            "lp_plus_plus takes its start and its steps from one feature an image, and crops change what it "
+            "is trained on: --train-features stored without --views is what they are for"
+        )
+    context = config.context
+    if context.words is not None and context.tokens != type(context)().tokens:
+        log.warning("--context.words brings its own tokens: nothing is changed by --context.tokens")
 
 
 def _without_unused_weights(config: Any) -> Any:
@@ -141,7 +149,7 @@ def _help() -> str:
     lines += [
         _two_columns(about),
         "",
-        "'cma-tune COMMAND --help' lists its options, '--print_config' prints them as YAML.",
+        "'cma-tune COMMAND --help' lists its options, '--print-config' prints them as YAML.",
         CATALOG_HELP,
         "",
         EPILOG,
@@ -179,6 +187,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         """Keeps the lines of the description."""
 
     class Parser(ArgumentParser):
+        def format_help(self, formatter: HelpFormatter | None = None) -> str:
+            return re.sub(r"--[a-z][\w.]*", lambda flag: typed(flag[0]), super().format_help(formatter))
+
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(one_sentence(message, command.config, name, command.positional))
 

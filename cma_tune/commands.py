@@ -129,13 +129,14 @@ def _predict(config: PredictConfig) -> None:
         batch_size=config.batch_size,
         workers=config.workers,
         skip_unreadable=config.skip_unreadable,
+        backbone=config.backbone,
     )
 
 
 def _export(config: ExportConfig) -> None:
     from cma_tune.serving.export import export_command
 
-    export_command(config.prompt, config.to, config.output, config.classes)
+    export_command(config.prompt, config.to, config.output, config.classes, config.backbone)
 
 
 def _push(config: PushConfig) -> None:
@@ -147,7 +148,7 @@ def _push(config: PushConfig) -> None:
 def _words(config: WordsConfig) -> None:
     from cma_tune.predict import words
 
-    words(config.prompt, config.count)
+    words(config.prompt, config.count, config.backbone)
 
 
 def _inspect(config: InspectConfig) -> None:

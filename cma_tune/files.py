@@ -77,7 +77,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"Expected {what} at {path}, but there is no such file.") from None
+        raise UserError(f"Expected {what} at {path}, but there is no such file; check the path.") from None
     except OSError as error:
         raise UserError(f"Expected {what} at {path}, but it can't be opened ({error.strerror}).") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -186,6 +186,8 @@ class PredictConfig:
         batch_size: images per step.
         workers: processes that decode images.
         skip_unreadable: name images that can't be read and go on without them.
+        backbone: where the backbone lies now, if not where it did: local-dir:FOLDER, transformers-dir:FOLDER,
+            hf-hub:ORG/REPO or transformers:ORG/REPO, or a checkpoint file; its weights must be the same.
     """
 
     images: list[str]
@@ -197,6 +199,7 @@ class PredictConfig:
     batch_size: int = 100
     workers: int = 0
     skip_unreadable: bool = False
+    backbone: Optional[str] = None  # noqa: UP045
 
 
 @dataclass
@@ -209,12 +212,15 @@ class ExportConfig:
         to: classifier is a matrix for image features, model an open_clip folder that looks the classes up,
             onnx the image tower and the classifier.
         classes: file with class names, one a line; by default the names it was learned on.
+        backbone: where the backbone lies now, if not where it did: local-dir:FOLDER, transformers-dir:FOLDER,
+            hf-hub:ORG/REPO or transformers:ORG/REPO, or a checkpoint file; its weights must be the same.
     """
 
     prompt: str
     output: str
     to: Literal["classifier", "model", "onnx"]
     classes: Optional[str] = None  # noqa: UP045
+    backbone: Optional[str] = None  # noqa: UP045
 
 
 @dataclass
@@ -246,10 +252,13 @@ class WordsConfig:
     Attributes:
         prompt: folder of the learned prompt.
         count: words per token.
+        backbone: where the backbone lies now, if not where it did: local-dir:FOLDER, transformers-dir:FOLDER,
+            hf-hub:ORG/REPO or transformers:ORG/REPO, or a checkpoint file; its weights must be the same.
     """
 
     prompt: str
     count: int = 5
+    backbone: Optional[str] = None  # noqa: UP045
 
 
 @dataclass

@@ -97,6 +97,7 @@ def predict(
     batch_size: int = 100,
     workers: int = 0,
     skip_unreadable: bool = False,
+    backbone: str | None = None,
 ) -> None:
     """Print or write the most probable labels of every image, each image once.
 
@@ -110,6 +111,7 @@ def predict(
         batch_size: images per step.
         workers: processes that decode images.
         skip_unreadable: name images that can't be read, and go on without them.
+        backbone: where the backbone lies now, if not where it did; see `from_pretrained`.
 
     Raises:
         UserError: see `class_probabilities`; or the file of class names is missing or empty, or `output`
@@ -126,7 +128,7 @@ def predict(
     files = image_files(images)
     if not skip_unreadable:
         check_exist(files)
-    predictor = load(found, class_names, _device())
+    predictor = load(found, class_names, _device(), backbone)
     each = _each(files, predictor, batch_size, workers, skip_unreadable)
     rows = ((path, _best(row, predictor.class_names, top)) for path, row in each)
     if target is None:
@@ -148,17 +150,17 @@ def _write(path: Path, texts: Iterator[str]) -> None:
         handle.writelines(f"{text}\n" for text in texts)
 
 
-def words(prompt: str, count: int = 5) -> None:
-    """Print the nearest words of every learned token with their distances."""
-    for line in _word_lines(prompt, count):
+def words(prompt: str, count: int = 5, backbone: str | None = None) -> None:
+    """Print the nearest words of every learned token with their distances; `backbone` as in `predict`."""
+    for line in _word_lines(prompt, count, backbone):
         print(line)
 
 
-def _word_lines(prompt: str, count: int) -> Iterator[str]:
+def _word_lines(prompt: str, count: int, backbone: str | None) -> Iterator[str]:
     if count < 1:
         raise UserError(f"Expected --count of at least 1, got {count}.")
     check_context(read_card(prompt))
-    learner = from_pretrained(prompt)
+    learner = from_pretrained(prompt, backbone)
     if isinstance(learner, DeepPrompts) and learner.depth > 1:
         yield f"Of {learner.depth} layers with learned tokens, the first alone: words enter there."
     for number, nearest in enumerate(nearest_words(learner, count), start=1):

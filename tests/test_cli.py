@@ -145,8 +145,8 @@ def test_positional_arguments() -> None:
 @pytest.mark.parametrize(
     ("command", "typed", "parts"),
     [
-        ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean 'weights'"]),
-        ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean 'optim.epochs'"]),
+        ("few-shot", ["--weigts", "3"], ["--weigts", "did you mean '--weights'"]),
+        ("few-shot", ["--epochs", "3"], ["--epochs", "did you mean '--optim.epochs'"]),
         (
             "few-shot",
             ["--optim", "3"],
@@ -201,6 +201,8 @@ def test_a_wrong_option_is_one_sentence(command: str, typed: list[str], parts: l
         ("optim: 3\n", ["such as --optim.optimizer, got '3' for all of --optim"]),
         ("optim:\n  lrr: 1\n", ["'optim.lrr'", "did you mean 'optim.lr'"]),
         ("shots: {a: 1}\n", ["shots"]),
+        ("shots: 1\n", ["Expected a list such as [a, b] for --shots, got '1'."]),
+        ("lora:\n  layers: 2\n", ["Expected a text for --lora.layers, got '2' (put it in quotes)."]),
         ("shots: [1\n", ["YAML", "--config", "line 1"]),
     ],
 )
@@ -277,9 +279,16 @@ def test_choices_that_are_hardly_meant_are_warned_of(
     main(["few-shot", "--learner", "linear_probe", "--weights", "0"])
     main(["few-shot", "--learner", "linear_probe_text", "--weights", "0.3"])
     main(["few-shot", "--optim.steps_per_shot", "10"])
+    main(["few-shot", "--learner", "lp_plus_plus", "--train-features", "stored"])
+    main(["few-shot", "--context.words", "a photo of a"])
     assert not capsys.readouterr().err
     main(["few-shot", "--optim.steps_per_shot", "10", "--optim.epochs", "3"])
     assert "--optim.steps-per-shot takes the place of --optim.epochs" in capsys.readouterr().err
+    for features in (["--train-features", "stored", "--views", "2"], ["--train-features", "live"]):
+        main(["few-shot", "--learner", "lp_plus_plus", *features])
+        assert "--train-features stored without --views is what they are for" in capsys.readouterr().err
+    main(["few-shot", "--context.words", "a photo of a", "--context.tokens", "8"])
+    assert "nothing is changed by --context.tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

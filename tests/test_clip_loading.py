@@ -19,6 +19,8 @@ from tiny_tokenizers import tiny_tokenizer
 
 from cma_tune.clip.backbone import Backbone, check_backbone_name, load_backbone
 from cma_tune.errors import UserError
+from cma_tune.learners import CoOp, from_pretrained, save_prompt
+from cma_tune.learners.coop import ContextOptions
 
 torch.set_num_threads(1)
 
@@ -152,6 +154,15 @@ def test_known_names_pass(name: str, pretrained: str | None) -> None:
     check_backbone_name(name, pretrained)
 
 
+def test_a_folder_of_the_other_library_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"none; use 'transformers-dir:{tmp_path}'\."):
+        check_backbone_name(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").rename(tmp_path / "open_clip_config.json")
+    with pytest.raises(UserError, match=rf"none; use 'local-dir:{tmp_path}', or use"):
+        check_backbone_name(f"transformers-dir:{tmp_path}")
+
+
 def test_a_missing_or_unfit_model_config_is_refused(tmp_path: Path) -> None:
     config, weights = write_model(tmp_path, "clip-vit")
     with pytest.raises(UserError, match="no such file"):
@@ -264,3 +275,15 @@ def test_without_a_network_the_hub_is_given_up_at_once(
 def test_a_local_folder_needs_no_network(looked_up: list[str], tmp_path: Path) -> None:
     load_backbone(f"local-dir:{write_folder(tmp_path, 'clip-vit')}")
     assert not looked_up
+
+
+def test_a_checkpoint_takes_the_place_of_one_that_was_moved(tmp_path: Path) -> None:
+    config, weights = write_model(tmp_path, "clip-vit")
+    names = ("cat", "red dog")
+    learner = CoOp(load_backbone("tiny-own", str(weights), str(config)), names, ContextOptions(2), seed=1)
+    save_prompt(learner, tmp_path / "prompt")
+    other = weights.rename(tmp_path / f"other{weights.suffix}")
+    with pytest.raises(UserError, match="--backbone names where it lies now"):
+        from_pretrained(tmp_path / "prompt")
+    again = from_pretrained(tmp_path / "prompt", str(other))
+    assert again.text_features().equal(learner.text_features())

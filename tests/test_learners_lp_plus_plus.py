@@ -14,6 +14,8 @@ from torch import Tensor
 from cma_tune.data.batches import StoredBatches
 from cma_tune.errors import UserError
 from cma_tune.learners import LpPlusPlus, Support, ZeroShot
+from cma_tune.learners.cards import read_card
+from cma_tune.learners.model_card import model_card
 from cma_tune.train import Recipe, fit
 
 BACKBONE = tiny_backbone("clip-vit")
@@ -66,7 +68,9 @@ def test_training_is_the_plain_loop(weight: float) -> None:
     fit(learner, StoredBatches(images()[None], LABELS, 1_000_000, 0), recipe, cpu())
     prototypes, multipliers = (value.clone().requires_grad_() for value in start())
     momentum = torch.zeros_like(prototypes)
-    of_w, of_alpha = make().rates
+    rates = make().rates
+    assert rates is not None
+    of_w, of_alpha = rates
     for number in range(1, steps + 1):
         blended = rows(prototypes, multipliers)
         loss = mixed(cross_entropy_by_loop(images() @ blended.T), images(), blended, weight)
@@ -91,5 +95,7 @@ def test_a_class_without_images_starts_from_its_text_alone() -> None:
 
 def test_files_give_it_back_for_its_own_classes_alone(tmp_path: Path) -> None:
     again = check_files(make(), tmp_path)
+    assert isinstance(again, LpPlusPlus) and again.rates == make().rates
+    assert "| step of the prototypes w |" in model_card(read_card(tmp_path))
     with pytest.raises(UserError, match="that 'lp_plus_plus' was learned on, got others"):
         again.for_classes(["forest"])

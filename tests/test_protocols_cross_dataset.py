@@ -221,6 +221,7 @@ def test_domain_generalization_is_the_same_under_its_own_name(
         ({"targets": ["folder:/no/such"]}, "/no/such"),
         ({"context": ContextConfig(per_class=True)}, "Expected a shared context"),
         ({"prompt": "/no/such"}, "card of a learned prompt"),
+        ({"learner": "lp_plus_plus", "targets": ["digits"]}, "other datasets"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_learned(

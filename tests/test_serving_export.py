@@ -223,6 +223,14 @@ def test_onnx_of_a_method_with_logits_of_its_own(tmp_path: Path) -> None:
     check_onnx(learners()["tip_adapter"], tmp_path)
 
 
+def test_onnx_of_a_cache_with_one_image_a_class_in_order(tmp_path: Path) -> None:
+    """As runs with one shot leave it."""
+    model = backbone()
+    support = Support(random_features(3, 3, seed=2)[0][0], torch.arange(3))
+    embeddings = ZeroShot(model, NAMES, TEMPLATES).embeddings
+    check_onnx(TipAdapter(model, NAMES, embeddings, support).requires_grad_(False), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["linear_probe", "clip_adapter"])
 def test_what_is_traced_gives_the_logits(name: str) -> None:
     learner, pixels = learners()[name], images(9, backbone())

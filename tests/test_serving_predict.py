@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from PIL import Image
 from tiny_runs import coop
 
 from cma_tune.cli import main
+from cma_tune.clip.backbone import load_backbone
 from cma_tune.errors import UserError
-from cma_tune.learners import save_prompt
+from cma_tune.learners import CoOp, save_prompt
+from cma_tune.learners.coop import ContextOptions
 from cma_tune.predict import class_probabilities
+from cma_tune.serving.description import Form
 from cma_tune.serving.export import export
 from cma_tune.serving.image_files import image_files
 from cma_tune.serving.predictors import find
@@ -186,3 +190,54 @@ def test_numbers_are_checked(option: str, prompt: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["predict", "x.png", "--prompt", str(prompt), option, "-1"])
     assert f"Expected {option} of at least" in capsys.readouterr().err
+
+
+def test_a_backbone_that_was_moved_is_named(
+    prompt: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(prompt, tmp_path / "moved")
+    card = json.loads((moved / "card.json").read_text())
+    here, card["backbone"]["name"] = card["backbone"]["name"], "local-dir:gone"
+    (moved / "card.json").write_text(json.dumps(card))
+    arguments = [*photos, "--prompt", str(moved), "--format", "csv"]
+    with pytest.raises(SystemExit):
+        main(["predict", *arguments])
+    told = capsys.readouterr().err
+    assert f"json at gone, but there is none; check the path. It is the backbone that {moved} was" in told
+    main(["predict", *photos, "--prompt", str(prompt), "--format", "csv"])
+    expected = capsys.readouterr().out
+    main(["predict", *arguments, "--backbone", here])
+    assert capsys.readouterr().out == expected
+    for form in ("classifier", "onnx"):
+        main(["export", str(moved), str(tmp_path / form), "--to", form, "--backbone", here])
+        assert find(tmp_path / form).form == form
+    main(["words", "--prompt", str(moved), "--count", "1", "--backbone", here])
+    with pytest.raises(SystemExit):
+        main(["predict", *photos, "--prompt", str(moved), "--backbone", "embedded"])
+    assert "was learned on (local-dir:gone, weights" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", *photos, "--prompt", str(tmp_path / "onnx"), "--backbone", here])
+    assert "Expected no --backbone with an exported onnx, which brings its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["classifier", "onnx"])
+def test_an_export_that_was_edited_is_told(
+    form: Form, prompt: Path, photos: list[str], tmp_path: Path
+) -> None:
+    """The weights hold the names too, and would win without a word."""
+    export(prompt, form, tmp_path / form)
+    description = json.loads((tmp_path / form / "classifier.json").read_text())
+    description["class_names"] = ["horse", *NAMES[1:]]
+    (tmp_path / form / "classifier.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="got other entries; export again, with --classes for"):
+        class_probabilities(photos, tmp_path / form)
+
+
+def test_names_that_a_backbone_can_not_tell_apart_are_told(
+    photos: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The embedded backbone has a few words alone."""
+    save_prompt(CoOp(load_backbone("embedded"), NAMES, ContextOptions(2), seed=1), tmp_path / "prompt")
+    _, probabilities = class_probabilities(photos, tmp_path / "prompt", ["cat", "red circle", "dog"])
+    torch.testing.assert_close(probabilities[:, 0], probabilities[:, 2])
+    assert "the backbone knows no difference between the class names cat, dog" in caplog.text

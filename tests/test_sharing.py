@@ -216,6 +216,7 @@ def test_a_lora_is_pushed_in_pefts_files(tmp_path: Path) -> None:
     assert settings["base_model_name_or_path"] == "org/tiny-clip" and settings["r"] == 2
     header, body = read((tmp_path / "dry" / "README.md").read_text())
     assert {"lora", "peft"} <= set(header["tags"])
+    assert "| blocks | all |" in body
     assert f'open_clip.create_model_and_transforms("{BACKBONE}")' in body
     again = from_pretrained(tmp_path / "dry", backbone())
     assert all(

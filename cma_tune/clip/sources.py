@@ -97,8 +97,10 @@ def _is_tag(pretrained: str, tags: list[str]) -> bool:
 def _check_folder(folder: Path) -> None:
     path = folder / "open_clip_config.json"
     if not path.is_file():
+        by_transformers = (folder / "config.json").is_file()
+        what_to_do = f"use '{TRANSFORMERS_FOLDER}{folder}'" if by_transformers else "check the path"
         raise UserError(
-            f"Expected a folder with open_clip_config.json at {folder}, but there is none; check the path."
+            f"Expected a folder with open_clip_config.json at {folder}, but there is none; {what_to_do}."
         )
     content = read_json(path, "a backbone's config")
     if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
@@ -122,8 +124,10 @@ _TRANSFORMERS_FILES = {
 def _check_transformers_folder(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
+        by_open_clip = (folder / "open_clip_config.json").is_file()
+        what_to_do = f"use '{FOLDER}{folder}'" if by_open_clip else "check the path"
         raise UserError(
-            f"Expected a folder with config.json at {folder}, but there is none; check the path, or use "
+            f"Expected a folder with config.json at {folder}, but there is none; {what_to_do}, or use "
             f"'{TRANSFORMERS}ORG/REPO' for the Hub."
         )
     content = read_json(path, "a backbone's config")
@@ -148,7 +152,9 @@ def image_text_parts_missing(config: Mapping[str, object]) -> list[str]:
 
 def _check_model_config(name: str, path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"Expected a model config (JSON) at {path}, but there is no such file.")
+        raise UserError(
+            f"Expected a model config (JSON) at {path}, but there is no such file; check the path."
+        )
     if path.suffix != ".json" or path.stem != name:
         raise UserError(
             f"Expected the backbone's name to be that of its model config, got backbone '{name}' and "
@@ -248,4 +254,4 @@ def failure_reason(error: BaseException, folder: str = FOLDER) -> str:
             )
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
-    return (text if len(text) <= 300 else f"{text[:300]}…") or type(error).__name__
+    return (text.rstrip(".") if len(text) <= 300 else f"{text[:300]}…") or type(error).__name__

@@ -35,21 +35,25 @@ def similarity_picture(part: Part) -> Figure:
     panels = figure.subplots(2, 3)
     sides = (part.before, part.after)
     rows = (
-        ("class and class", [side.class_cosines.clone().fill_diagonal_(torch.nan) for side in sides]),
-        ("images (row) and class (column)", [side.image_cosines for side in sides]),
+        (
+            "class and other class",
+            "cosine",
+            [side.class_cosines.clone().fill_diagonal_(torch.nan) for side in sides],
+        ),
+        ("images (row) and class (column)", "mean cosine", [side.image_cosines for side in sides]),
     )
-    for axes, (what, matrices) in zip(panels, rows, strict=True):
+    for axes, (what, value, matrices) in zip(panels, rows, strict=True):
         known = torch.cat([matrix[matrix.isfinite()] for matrix in matrices])
         scale = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         for one, matrix, when in zip(axes[:2], matrices, (BEFORE, AFTER), strict=True):
             drawn = _heat_map(one, matrix, part.class_names, f"{what}, {when}", scale)
-        figure.colorbar(drawn, ax=list(axes[:2]), label="mean cosine", shrink=0.8)
+        figure.colorbar(drawn, ax=list(axes[:2]), label=value, shrink=0.8)
         change = matrices[1] - matrices[0]
         most = float(change.abs().nan_to_num(0.0).max()) or 1.0
         drawn = _heat_map(
             axes[2], change, part.class_names, f"{what}, after less before", (-most, most), "RdBu_r"
         )
-        figure.colorbar(drawn, ax=axes[2], label="difference of mean cosine", shrink=0.8)
+        figure.colorbar(drawn, ax=axes[2], label=f"difference of {value}", shrink=0.8)
     return figure
 
 

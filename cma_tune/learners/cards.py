@@ -66,9 +66,14 @@ def read_card(source: Path | str) -> dict[str, Any]:
     if not path.is_file() and (hint := _hint(folder)):
         raise UserError(f"Expected the folder of a learned prompt (with {CARD}), got {hint}.")
     card = read_json(path, "the card of a learned prompt")
-    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("learner") not in LEARNERS:
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(
             f"Expected a prompt card of format {FORMAT} at {path}, got something else; save the prompt again."
+        )
+    if card.get("learner") not in LEARNERS:
+        raise UserError(
+            f"Expected one of {', '.join(LEARNERS)} as the learner of {path}, got {card.get('learner')!r}; "
+            "load it with the version of cma_tune that it was saved with."
         )
     backbone, names = card.get("backbone"), card.get("class_names")
     fits = {

@@ -38,7 +38,7 @@ class LpPlusPlus(OwnClasses):
     Attributes:
         prototypes: w.
         multipliers: α.
-        rates: steps of w and α, where there is a support.
+        rates: steps of w and α; None without a support.
     """
 
     name = "lp_plus_plus"
@@ -54,7 +54,7 @@ class LpPlusPlus(OwnClasses):
         super().__init__(backbone, class_names)
         self.register_buffer("embeddings", embeddings)
         prototypes, multipliers = torch.zeros_like(embeddings), embeddings.new_zeros(len(embeddings))
-        self.rates = (1.0, 1.0)
+        self.rates: tuple[float, float] | None = None
         if support is not None:
             prototypes, multipliers = _start(embeddings, support)
             self.rates = _rates(embeddings, support)
@@ -77,11 +77,16 @@ class LpPlusPlus(OwnClasses):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """w with its step, and α with its own."""
-        of_w, of_alpha = self.rates
+        of_w, of_alpha = self.rates or (1.0, 1.0)
         return [
             {"params": [self.prototypes], "rate": of_w},
             {"params": [self.multipliers], "rate": of_alpha, "every": ALPHA_EVERY, "momentum": 0.0},
         ]
+
+    def describe(self) -> dict[str, Any]:
+        """The steps, where they are known."""
+        names = ("step_of_rows", "step_of_multipliers")
+        return {} if self.rates is None else {"options": dict(zip(names, self.rates, strict=True))}
 
     @classmethod
     def from_card(
@@ -92,7 +97,10 @@ class LpPlusPlus(OwnClasses):
         weights: Mapping[str, Tensor],
     ) -> LpPlusPlus:
         """See `Learner.from_card`."""
-        return cls(backbone, class_names, weights["embeddings"].to(backbone.device))
+        learner = cls(backbone, class_names, weights["embeddings"].to(backbone.device))
+        if (steps := card.get("options")) is not None:
+            learner.rates = float(steps["step_of_rows"]), float(steps["step_of_multipliers"])
+        return learner
 
 
 def _start(embeddings: Tensor, support: Support) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ OPTIONS = {
     "beta": "β",
     "images": "images in the cache",
     "rank": "rank r",
+    "step_of_rows": "step of the prototypes w",
+    "step_of_multipliers": "step of the multipliers α",
 }
 """Entries of a card that make the method what it is, as the model card calls them."""
 
@@ -177,8 +179,17 @@ def _options(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the method was made with; what is not in use is left out."""
     context = {f"context.{name}": value for name, value in card.get("context", {}).items() if name != "shape"}
     for name, value in {**context, **card.get("options", {})}.items():
-        if value is not None and value is not False:
+        if name == "layers":
+            yield "blocks", _blocks(value)
+        elif value is not None and value is not False:
             yield OPTIONS.get(name, name.replace("_", " ")), _shown(value)
+
+
+def _blocks(chosen: int | Sequence[int] | None) -> str:
+    """Those of LoRA."""
+    if chosen is None:
+        return "all"
+    return f"the last {chosen}" if isinstance(chosen, int) else f"{_listed(chosen)} (from 0)"
 
 
 def _shown(value: Any) -> str:

@@ -70,14 +70,15 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def from_pretrained(
-    source: Path | str, backbone: Backbone | None = None, device: torch.device | str = "cpu"
+    source: Path | str, backbone: Backbone | str | None = None, device: torch.device | str = "cpu"
 ) -> Learner:
     """Load a learned prompt, with its backbone if none is given. It is frozen, ready to predict.
 
     Args:
         source: folder that `save_prompt` wrote, or a repository ``ORG/NAME`` on the Hub. Safetensors and JSON
             are all that is fetched and read.
-        backbone: the model it was learned on, if it is there already.
+        backbone: the model it was learned on, if it is there already, or where it lies now: a name as
+            `load_backbone` takes it, or a checkpoint file in place of the one it was learned with.
         device: where the backbone is loaded to if it is not.
 
     Raises:
@@ -89,7 +90,7 @@ def from_pretrained(
 def load_prompt(
     source: Path | str,
     kind: type[Learner],
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     device: torch.device | str = "cpu",
     **download: Any,
 ) -> Learner:
@@ -113,9 +114,10 @@ def load_prompt(
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).partition("() ")[2]
         raise UserError(
-            f"Expected the options of {card['learner']} in {folder / CARD}, but {type(error).__name__}: "
-            f"{error}; save the prompt again."
+            f"Expected the options of {card['learner']} in {folder / CARD}, but {reason or error}; "
+            "save the prompt again."
         ) from None
     try:
         learner.load_state_dict(weights)
@@ -140,7 +142,7 @@ def _kind_of(card: Mapping[str, Any], wanted: type[Learner], folder: Path) -> ty
 def backbone_for(
     wanted: Mapping[str, Any],
     learned: Path,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     device: torch.device | str = "cpu",
 ) -> Backbone:
     """The backbone that something was learned on, loaded if it is not given.
@@ -148,14 +150,19 @@ def backbone_for(
     Args:
         wanted: what `Backbone.describe` said then.
         learned: what was learned, for messages.
-        backbone: one that may be it.
+        backbone: one that may be it, or where it lies now; see `from_pretrained`.
         device: where it is loaded to.
 
     Raises:
         UserError: it can't be loaded, or its weights are others.
     """
     if backbone is None:
-        backbone = load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
+        backbone = _as_learned(wanted, learned, device)
+    elif isinstance(backbone, str):
+        if Path(backbone).is_file():
+            backbone = load_backbone(wanted["name"], backbone, wanted["model_config"], device)
+        else:
+            backbone = load_backbone(backbone, device=device)
     if backbone.weights_digest != wanted["weights"]:
         raise UserError(
             f"Expected the backbone that {learned} was learned on ({wanted['name']}, weights "
@@ -168,3 +175,12 @@ def backbone_for(
             learned,
         )
     return backbone
+
+
+def _as_learned(wanted: Mapping[str, Any], learned: Path, device: torch.device | str) -> Backbone:
+    try:
+        return load_backbone(wanted["name"], wanted["pretrained"], wanted["model_config"], device)
+    except UserError as error:
+        raise UserError(
+            f"{error} It is the backbone that {learned} was learned on; --backbone names where it lies now."
+        ) from None

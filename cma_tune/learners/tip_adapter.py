@@ -80,7 +80,9 @@ class TipAdapter(OwnClasses):
         return self.backbone.scale.to(zero_shot) * zero_shot, near
 
     def _blend(self, zero_shot: Tensor, near: Tensor, alpha: float, beta: float) -> Tensor:
-        return zero_shot.index_add(1, self.labels, (-beta * (1 - near)).exp(), alpha=alpha)
+        # Not index_add, whose ONNX form is wrong where the labels are 0 to C-1 in order.
+        classes = self.labels.expand_as(near)
+        return zero_shot.scatter_add(1, classes, alpha * (-beta * (1 - near)).exp())
 
     @torch.no_grad()
     def choose(self, image_features: Tensor, labels: Tensor) -> dict[str, float]:

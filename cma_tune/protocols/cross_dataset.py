@@ -62,6 +62,7 @@ def cross_dataset(
     if card is not None:
         check_against_prompt(config, card)
         config = as_learned(config, card)
+    _check_context(config, card)
     check_targets(config)
     if protocol == "domain-generalization":
         others = [name for name in config.targets if name in ENTRIES and name not in VARIANTS]
@@ -71,7 +72,6 @@ def cross_dataset(
                 config.dataset,
                 ", ".join(config.targets),
             )
-    _check_context(config, card)
     # Targets first: a mistake in one is not waited for until the training has ended.
     targets = targets or {name: target_setup(config, name) for name in config.targets}
     if setup is None:
@@ -104,8 +104,9 @@ def check_targets(config: CrossDatasetConfig) -> None:
     if len(set(config.targets)) < len(config.targets):
         raise UserError(f"Expected every dataset of --targets once, got {', '.join(config.targets)}.")
     if config.targets == [config.dataset]:
+        source = "the source" if config.prompt is None else f"the one that {config.prompt} was learned on"
         raise UserError(
-            f"Expected another dataset in --targets than the source, got '{config.dataset}' alone; add one."
+            f"Expected another dataset in --targets than {source}, got '{config.dataset}' alone; add one."
         )
 
 

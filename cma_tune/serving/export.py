@@ -38,7 +38,11 @@ PROVENANCE = ("dataset", "split", "picks", "run", "figures")
 
 
 def export(
-    prompt: Path | str, to: Form, output: Path | str, classes: Path | str | None = None
+    prompt: Path | str,
+    to: Form,
+    output: Path | str,
+    classes: Path | str | None = None,
+    backbone: str | None = None,
 ) -> Description:
     """Write a learned classifier as a matrix, a model of open_clip or transformers, or an ONNX file.
 
@@ -47,6 +51,7 @@ def export(
         to: the form.
         output: a new folder, which is there with all files or not at all.
         classes: file of class names, one a line; by default the names the prompt was learned on.
+        backbone: where the backbone lies now, if not where it did; see `from_pretrained`.
 
     Raises:
         UserError: the prompt can't be read, the method has no such form, or the folder is not empty or can't
@@ -64,15 +69,15 @@ def export(
         check_names(names, card)
     check_writable("output", Path(output).expanduser().parent)
     with new_folder(Path(output).expanduser()) as folder:
-        learner = from_pretrained(prompt)
+        learner = from_pretrained(prompt, backbone)
         chosen = learner if names is None else learner.for_classes(names)
         own = chosen.class_names == tuple(card["class_names"])
         learned = {entry: card[entry] for entry in PROVENANCE if own and entry in card}
         return _WRITE[to](chosen, folder, learned)
 
 
-def export_command(prompt: str, to: Form, output: str, classes: str | None) -> None:
+def export_command(prompt: str, to: Form, output: str, classes: str | None, backbone: str | None) -> None:
     """The command: `export`, and a line that says what there is."""
-    description = export(prompt, to, output, classes)
+    description = export(prompt, to, output, classes, backbone)
     files = ", ".join(sorted(path.name for path in Path(output).expanduser().iterdir()))
     print(f"{output}: {to} of {description.learner} with {len(description.class_names)} classes ({files})")

@@ -66,7 +66,7 @@ def check_exist(paths: Sequence[str]) -> None:
     """Raise a `UserError` naming the first path that is no file."""
     for path in paths:
         if not Path(path).is_file():
-            raise UserError(f"Expected an image at {path}, but there is no such file.")
+            raise UserError(f"Expected an image at {path}, but there is no such file; check the path.")
 
 
 class _Pixels(Dataset["Tensor | UserError"]):

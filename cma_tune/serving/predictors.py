@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from cma_tune.learners.saving import backbone_for, from_pretrained
 from cma_tune.serving import description as described
 from cma_tune.serving import lookup_transformers
 from cma_tune.serving.classifier import MATRIX, read_classifier
-from cma_tune.serving.description import Form, read_description
+from cma_tune.serving.description import Description, Form, read_description
 from cma_tune.serving.lookup_model import CONFIG, WEIGHTS, model_logits
 from cma_tune.serving.names import check_names
 from cma_tune.serving.onnx_file import MODEL, open_onnx, run_onnx
+
+log = logging.getLogger(__name__)
 
 FILES = (*SHARED, described.FILE, MATRIX, CONFIG, WEIGHTS, MODEL, f"{MODEL}.data", *lookup_transformers.FILES)
 """All that is read of a repository on the Hub."""
@@ -105,21 +108,40 @@ def check_found(found: Found, class_names: Sequence[str] | None) -> None:
     check_names(class_names, found.card)
 
 
-def load(found: Found, class_names: Sequence[str] | None, device: torch.device) -> Predictor:
+def load(
+    found: Found, class_names: Sequence[str] | None, device: torch.device, backbone: str | None = None
+) -> Predictor:
     """Load the weights.
 
+    Args:
+        found: what there is.
+        class_names: names instead of a prompt's own.
+        device: where it is loaded to; ONNX stays on the CPU.
+        backbone: where the backbone lies now; see `from_pretrained`.
+
     Raises:
-        UserError: they are missing, damaged, or not those of the description beside them.
+        UserError: they are missing, damaged, or not those of the description beside them; or a backbone is
+            named for a form that brings its own.
     """
     if found.form == "prompt":
-        return _prompt(found.path, class_names, device)
-    return {"classifier": _classifier, "model": _model, "onnx": _onnx}[found.form](found.path, device)
+        return _prompt(found.path, class_names, device, backbone)
+    if found.form == "classifier":
+        return _classifier(found.path, device, backbone)
+    if backbone is not None:
+        raise UserError(
+            f"Expected no --backbone with an exported {found.form}, which brings its own; leave it out."
+        )
+    return {"model": _model, "onnx": _onnx}[found.form](found.path, device)
 
 
-def _prompt(folder: Path, class_names: Sequence[str] | None, device: torch.device) -> Predictor:
-    learner = from_pretrained(folder, device=device)
+def _prompt(
+    folder: Path, class_names: Sequence[str] | None, device: torch.device, place: str | None
+) -> Predictor:
+    learner = from_pretrained(folder, place, device)
     chosen = learner if class_names is None else learner.for_classes(class_names)
     text = None if chosen.conditioned_on_image else chosen.text_features()
+    if class_names is not None and text is not None:
+        _warn_of_equal(text, class_names)
 
     def logits(images: Tensor) -> Tensor:
         return chosen(images.to(device), text).logits.cpu()
@@ -127,10 +149,20 @@ def _prompt(folder: Path, class_names: Sequence[str] | None, device: torch.devic
     return Predictor(chosen.class_names, learner.backbone.transform, logits)
 
 
-def _classifier(path: Path, device: torch.device) -> Predictor:
-    path = path / MATRIX if path.is_dir() else path
-    matrix, description = read_classifier(path)
-    backbone = backbone_for(description.backbone, path, device=device)
+def _warn_of_equal(text: Tensor, class_names: Sequence[str]) -> None:
+    """Names that the backbone can't tell apart share their images evenly, which looks like doubt."""
+    rows = torch.nn.functional.normalize(text.double(), dim=-1)
+    firsts = (rows @ rows.T > 1 - 1e-10).int().argmax(dim=1).tolist()  # but for rounding
+    for first in sorted(set(firsts)):
+        names = [name for name, same in zip(class_names, firsts, strict=True) if same == first]
+        if len(names) > 1:
+            log.warning("the backbone knows no difference between the class names %s", ", ".join(names))
+
+
+def _classifier(path: Path, device: torch.device, place: str | None) -> Predictor:
+    matrix, description = read_classifier(path / MATRIX if path.is_dir() else path)
+    _check_same(path, description)
+    backbone = backbone_for(description.backbone, path, place, device)
     rows = description.scale * matrix.to(device)
 
     def logits(images: Tensor) -> Tensor:
@@ -151,10 +183,21 @@ def _model(folder: Path, device: torch.device) -> Predictor:
     return Predictor(description.class_names, _transform(description.preprocessing), logits)
 
 
-def _onnx(path: Path, device: torch.device) -> Predictor:
+def _onnx(path: Path, _: torch.device) -> Predictor:
     session, description = open_onnx(path / MODEL if path.is_dir() else path)
+    _check_same(path, description)
     transform = _transform(description.preprocessing)
     return Predictor(description.class_names, transform, lambda images: run_onnx(session, images))
+
+
+def _check_same(path: Path, description: Description) -> None:
+    """A folder's file beside the weights says what they say of themselves: nobody edits it in vain."""
+    beside = path / described.FILE
+    if beside.is_file() and read_description(beside) != description:
+        raise UserError(
+            f"Expected {beside} as it was exported, which the weights hold too, got other entries; export "
+            "again, with --classes for other class names."
+        )
 
 
 def _transform(preprocessing: Preprocessing) -> Transform:

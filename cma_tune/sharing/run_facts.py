@@ -70,7 +70,9 @@ def _optimiser(record: Record) -> Iterator[tuple[str, str]]:
     parts = [
         f"{OPTIMIZERS.get(name, name)}, learning rate {optim['lr']:g} ({optim.get('schedule') or 'cosine'})"
     ]
-    parts += [f"batches of {optim['batch_size']}", f"weight decay {optim['weight_decay']:g}"]
+    size, images = optim["batch_size"], record.training.get("train_images")
+    batches = "all images at once" if images is not None and size >= images else f"batches of {size}"
+    parts += [batches, f"weight decay {optim['weight_decay']:g}"]
     if name == "sgd":
         parts.append(f"momentum {optim['momentum']:g}")
     yield "optimiser", ", ".join(parts)
