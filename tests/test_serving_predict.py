@@ -163,7 +163,8 @@ def test_unreadable_images_are_skipped_on_request_and_named(
     command += ["--format", "csv", "--top", "1", "--batch-size", "2", "--workers", "1"]
     with pytest.raises(SystemExit):
         main(command)
-    assert "Expected an image at absent.png, but there is no such file." in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Expected an image at absent.png, but there is no such file; check the path." in told
     with pytest.raises(SystemExit):
         main([command[0], command[1], *command[3:]])
     error = capsys.readouterr().err
