@@ -154,6 +154,16 @@ def test_known_names_pass(name: str, pretrained: str | None) -> None:
     check_backbone_name(name, pretrained)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, weights = write_model(tmp_path, "clip-vit")
+    here = load_backbone("tiny-own", f"~/{weights.name}", "~/tiny-own.json")
+    assert here.weights_digest == load_backbone("tiny-own", str(weights), None).weights_digest
+    for prefix in ("local-dir:", "transformers-dir:"):
+        with pytest.raises(UserError, match=rf"json at {tmp_path}/clip, but"):
+            check_backbone_name(f"{prefix}~/clip")
+
+
 def test_a_folder_of_the_other_library_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=rf"none; use 'transformers-dir:{tmp_path}'\."):

@@ -22,6 +22,7 @@ from cma_tune.clip.sources import (
     quiet,
     quiet_transformers,
     transformers_source,
+    with_home,
 )
 from cma_tune.errors import UserError
 
@@ -76,6 +77,7 @@ def load(name: str, pretrained: str | None, model_config: str | None, device: to
     Raises:
         UserError: it can't be loaded, or is nothing that a backbone can be made of.
     """
+    name, pretrained, model_config = with_home(name, pretrained, model_config)
     try:
         if is_transformers_name(name):
             return _load_by_transformers(name, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import urllib.request
@@ -45,6 +46,17 @@ def transformers_source(name: str) -> str:
     return name.removeprefix(TRANSFORMERS_FOLDER).removeprefix(TRANSFORMERS)
 
 
+def with_home(
+    name: str, pretrained: str | None, model_config: str | None
+) -> tuple[str, str | None, str | None]:
+    """A backbone's name and files with ``~`` as the home folder: no shell expands it behind a prefix."""
+    for prefix in (FOLDER, TRANSFORMERS_FOLDER):
+        if name.startswith(prefix):
+            name = f"{prefix}{os.path.expanduser(name.removeprefix(prefix))}"
+    weights, config = (file and os.path.expanduser(file) for file in (pretrained, model_config))
+    return name, weights, config
+
+
 def check_backbone_name(name: str, pretrained: str | None = None, model_config: str | None = None) -> None:
     """Check a backbone's name and weights before anything is loaded.
 
@@ -53,6 +65,7 @@ def check_backbone_name(name: str, pretrained: str | None = None, model_config: 
     """
     if name == EMBEDDED:
         return
+    name, pretrained, model_config = with_home(name, pretrained, model_config)
     for prefix, folder in ((HUB, FOLDER), (TRANSFORMERS, TRANSFORMERS_FOLDER)):
         if name.startswith(prefix):
             if not _REPO.fullmatch(name.removeprefix(prefix)):

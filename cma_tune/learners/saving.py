@@ -159,8 +159,9 @@ def backbone_for(
     if backbone is None:
         backbone = _as_learned(wanted, learned, device)
     elif isinstance(backbone, str):
-        if Path(backbone).is_file():
-            backbone = load_backbone(wanted["name"], backbone, wanted["model_config"], device)
+        checkpoint = Path(backbone).expanduser()
+        if checkpoint.is_file():
+            backbone = load_backbone(wanted["name"], str(checkpoint), wanted["model_config"], device)
         else:
             backbone = load_backbone(backbone, device=device)
     if backbone.weights_digest != wanted["weights"]:
