@@ -31,7 +31,6 @@ SHOTS = (1, 4, 16)
 SEEDS = (1, 2, 3)
 WEIGHTS = (0.0, 0.3, 0.7)
 FORM = ("--loss.reduction=mean", "--loss.normalize=true", "--context.tokens=4")
-STORED = ("--train-features=stored",)
 UNCROPPED = ("linear_probe", "linear_probe_text", "cross_modal_probe", "lp_plus_plus")
 """Methods whose recipes have features of the test transform; the others get ten random crops of an image."""
 FEW_EPOCHS: dict[int, tuple[str, ...]] = {4: ("--optim.epochs=3",), 16: ("--optim.epochs=2",)}
@@ -122,7 +121,7 @@ def command(
     weights = weights[:1] if cell.method in UNTRAINED else weights
     features: tuple[str, ...] = ()
     if frozen_images or cell.method not in TRAINS_IMAGES:
-        features = (*STORED, f"--views={0 if cell.method in UNCROPPED else 10}")
+        features = ("--train-features=stored", f"--views={0 if cell.method in UNCROPPED else 10}")
     own = own_flags(cell, frozen_images, epochs or {})
     return [
         *(

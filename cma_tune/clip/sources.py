@@ -107,13 +107,17 @@ def _is_tag(pretrained: str, tags: list[str]) -> bool:
     return pretrained.lower().replace("-", "_") in {tag.lower().replace("-", "_") for tag in tags}
 
 
+def _instead(folder: Path, config: str, prefix: str) -> str:
+    """What to do where a folder has not one library's config: it may have the other's."""
+    return f"use '{prefix}{folder}'" if (folder / config).is_file() else "check the path"
+
+
 def _check_folder(folder: Path) -> None:
     path = folder / "open_clip_config.json"
     if not path.is_file():
-        by_transformers = (folder / "config.json").is_file()
-        what_to_do = f"use '{TRANSFORMERS_FOLDER}{folder}'" if by_transformers else "check the path"
         raise UserError(
-            f"Expected a folder with open_clip_config.json at {folder}, but there is none; {what_to_do}."
+            f"Expected a folder with open_clip_config.json at {folder}, but there is none; "
+            f"{_instead(folder, 'config.json', TRANSFORMERS_FOLDER)}."
         )
     content = read_json(path, "a backbone's config")
     if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
@@ -137,10 +141,9 @@ _TRANSFORMERS_FILES = {
 def _check_transformers_folder(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        by_open_clip = (folder / "open_clip_config.json").is_file()
-        what_to_do = f"use '{FOLDER}{folder}'" if by_open_clip else "check the path"
         raise UserError(
-            f"Expected a folder with config.json at {folder}, but there is none; {what_to_do}, or use "
+            f"Expected a folder with config.json at {folder}, but there is none; "
+            f"{_instead(folder, 'open_clip_config.json', FOLDER)}, or use "
             f"'{TRANSFORMERS}ORG/REPO' for the Hub."
         )
     content = read_json(path, "a backbone's config")

@@ -58,11 +58,13 @@ class Found:
         form: prompt, or one of the exported ones.
         path: its folder, or a file.
         card: a prompt's.
+        description: what an export's folder says of itself.
     """
 
     form: Literal["prompt"] | Form
     path: Path
     card: dict[str, Any] | None = None
+    description: Description | None = None
 
 
 def find(source: str | Path) -> Found:
@@ -88,7 +90,8 @@ def find(source: str | Path) -> Found:
             )
         return Found("onnx" if path.suffix == ".onnx" else "classifier", path)
     if (path / described.FILE).is_file() and not (path / CARD).is_file():
-        return Found(read_description(path / described.FILE).form, path)
+        description = read_description(path / described.FILE)
+        return Found(description.form, path, description=description)
     return Found("prompt", path, read_card(path))
 
 
@@ -126,12 +129,12 @@ def load(
     if found.form == "prompt":
         return _prompt(found.path, class_names, device, backbone)
     if found.form == "classifier":
-        return _classifier(found.path, device, backbone)
+        return _classifier(found, device, backbone)
     if backbone is not None:
         raise UserError(
             f"Expected no --backbone with an exported {found.form}, which brings its own; leave it out."
         )
-    return {"model": _model, "onnx": _onnx}[found.form](found.path, device)
+    return _onnx(found) if found.form == "onnx" else _model(found, device)
 
 
 def _prompt(
@@ -159,10 +162,10 @@ def _warn_of_equal(text: Tensor, class_names: Sequence[str]) -> None:
             log.warning("the backbone knows no difference between the class names %s", ", ".join(names))
 
 
-def _classifier(path: Path, device: torch.device, place: str | None) -> Predictor:
-    matrix, description = read_classifier(path / MATRIX if path.is_dir() else path)
-    _check_same(path, description)
-    backbone = backbone_for(description.backbone, path, place, device)
+def _classifier(found: Found, device: torch.device, place: str | None) -> Predictor:
+    matrix, description = read_classifier(_file(found, MATRIX))
+    _check_same(found, description)
+    backbone = backbone_for(description.backbone, found.path, place, device)
     rows = description.scale * matrix.to(device)
 
     def logits(images: Tensor) -> Tensor:
@@ -171,8 +174,9 @@ def _classifier(path: Path, device: torch.device, place: str | None) -> Predicto
     return Predictor(description.class_names, backbone.transform, logits)
 
 
-def _model(folder: Path, device: torch.device) -> Predictor:
-    description = read_description(folder / described.FILE)
+def _model(found: Found, device: torch.device) -> Predictor:
+    folder, description = found.path, found.description
+    assert description is not None  # a model is always a folder
     try:
         logits = model_logits(folder, len(description.class_names), device)
     except Exception as error:  # the libraries raise anything here
@@ -183,20 +187,24 @@ def _model(folder: Path, device: torch.device) -> Predictor:
     return Predictor(description.class_names, _transform(description.preprocessing), logits)
 
 
-def _onnx(path: Path, _: torch.device) -> Predictor:
-    session, description = open_onnx(path / MODEL if path.is_dir() else path)
-    _check_same(path, description)
+def _onnx(found: Found) -> Predictor:
+    session, description = open_onnx(_file(found, MODEL))
+    _check_same(found, description)
     transform = _transform(description.preprocessing)
     return Predictor(description.class_names, transform, lambda images: run_onnx(session, images))
 
 
-def _check_same(path: Path, description: Description) -> None:
+def _file(found: Found, name: str) -> Path:
+    """The weights, which may have been named without their folder."""
+    return found.path if found.description is None else found.path / name
+
+
+def _check_same(found: Found, description: Description) -> None:
     """A folder's file beside the weights says what they say of themselves: nobody edits it in vain."""
-    beside = path / described.FILE
-    if beside.is_file() and read_description(beside) != description:
+    if found.description not in (None, description):
         raise UserError(
-            f"Expected {beside} as it was exported, which the weights hold too, got other entries; export "
-            "again, with --classes for other class names."
+            f"Expected {found.path / described.FILE} as it was exported, which the weights hold too, "
+            "got other entries; export again, with --classes for other class names."
         )
 
 
